@@ -1,0 +1,1 @@
+"""Verifiable split inference for BentoML."""

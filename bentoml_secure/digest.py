@@ -1,0 +1,207 @@
+"""Digests that say what they are taken over, canonical JSON, commitments.
+
+A digest is written ``<algorithm>:<hex>``. Where more than the raw bytes decides the
+value, the rule is part of the algorithm's name:
+
+    sha256               the bytes themselves
+    sha256-file-v1       the bytes of one file, as loaded
+    sha256-jcs-v1        the RFC 8785 form of a JSON document
+    hmac-sha256          commitment to a body: HMAC(salt, bytes)
+    hmac-sha256-tensors-v1   commitment to one tensor in its tensors-v1 form
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import re
+from typing import Any, NewType
+
+import rfc8785
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from bentoml_secure.errors import MalformedInputError
+
+Digest = NewType("Digest", str)
+"""``<algorithm>:<hex>``."""
+
+SALT_BYTES = 32
+NONCE_BYTES = 32
+REQUEST_ID_BYTES = 16
+
+FILE = "sha256-file-v1"
+JSON = "sha256-jcs-v1"
+BODY = "hmac-sha256"
+TENSOR = "hmac-sha256-tensors-v1"
+
+_DIGEST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*:[0-9a-f]{64,128}\Z")
+_MAX_DEPTH = 64
+
+
+def canonical_json(document: Any) -> bytes:
+    """Return the RFC 8785 (JCS) form of a JSON document.
+
+    Raises:
+        MalformedInputError: The document holds what JSON cannot say exactly:
+            NaN, infinity, integers beyond 2**53, lone surrogates, other types.
+
+    Source: RFC 8785.
+    """
+    try:
+        return rfc8785.dumps(document)
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
+        raise MalformedInputError(f"not representable as canonical JSON: {error}") from (
+            error
+        )
+
+
+def parse_json(data: bytes | str, *, what: str, max_bytes: int) -> Any:
+    """Parse JSON from outside: bounded, no duplicate keys, no NaN, no surprises.
+
+    Args:
+        data: UTF-8 text.
+        what: The thing's name, for the error.
+        max_bytes: Longer input is refused before it is looked at.
+
+    Raises:
+        MalformedInputError: Not JSON, too long, too deep, a key twice, NaN.
+    """
+    if len(data) > max_bytes:
+        raise MalformedInputError(
+            f"{what}: got {len(data)} bytes, want at most {max_bytes}"
+        )
+    try:
+        text = data.decode() if isinstance(data, bytes) else data
+        document = json.loads(
+            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise MalformedInputError(f"{what} is not valid JSON: {error}") from error
+    _bound_depth(document, what)
+    return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return document
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _bound_depth(document: Any, what: str) -> None:
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise MalformedInputError(f"{what} is nested deeper than {_MAX_DEPTH} levels")
+
+
+def digest_bytes(data: bytes | bytearray | memoryview) -> Digest:
+    """Return the SHA-256 digest of raw bytes."""
+    return Digest(f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def digest_json(document: Any) -> Digest:
+    """Return the digest of a JSON document in its canonical form."""
+    return Digest(f"{JSON}:{hashlib.sha256(canonical_json(document)).hexdigest()}")
+
+
+def digest_file_bytes(data: bytes | bytearray | memoryview) -> Digest:
+    """Return the digest of a file's bytes, as they were loaded."""
+    return Digest(f"{FILE}:{hashlib.sha256(data).hexdigest()}")
+
+
+def parse_digest(text: object, *, what: str, algorithm: str | None = None) -> Digest:
+    """Return ``text`` as a digest.
+
+    Args:
+        text: From outside.
+        what: The thing's name, for the error.
+        algorithm: The only algorithm accepted, or any if left out.
+
+    Raises:
+        MalformedInputError: Not of the form ``<algorithm>:<lower-case hex>``.
+    """
+    if not isinstance(text, str) or not _DIGEST.match(text):
+        raise MalformedInputError(f"{what}: got {text!r:.100}, want <algorithm>:<hex>")
+    if algorithm is not None and text.partition(":")[0] != algorithm:
+        raise MalformedInputError(f"{what}: got {text:.100}, want {algorithm}:<hex>")
+    return Digest(text)
+
+
+def parse_hex(text: object, *, what: str, length: int) -> bytes:
+    """Return the bytes that exactly ``2 * length`` lower-case hex digits spell.
+
+    Raises:
+        MalformedInputError: Anything else.
+    """
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9a-f]*", text):
+        raise MalformedInputError(f"{what}: got {text!r:.100}, want lower-case hex")
+    if len(text) != 2 * length:
+        raise MalformedInputError(
+            f"{what}: got {len(text)} hex digits, want {2 * length}"
+        )
+    return bytes.fromhex(text)
+
+
+def equal(left: str, right: str) -> bool:
+    """Compare two digests or commitments in constant time."""
+    return hmac.compare_digest(left.encode(), right.encode())
+
+
+def is_finite_number(value: object) -> bool:
+    """Tell whether a parsed JSON value is a finite number (booleans are not)."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def derive_salt(
+    root_salt: bytes, *, request_id: bytes, infer_index: int, purpose: str, name: str
+) -> bytes:
+    """Derive the 32-byte salt of one tensor or body from a request's root salt.
+
+    salt = HKDF-SHA256(root salt, salt = request id, info = label || infer index ||
+    purpose || name), each part preceded by its length.
+
+    Args:
+        root_salt: 32 secret bytes, the caller's.
+        request_id: 16 bytes.
+        infer_index: Which ``infer`` of the request, from 0.
+        purpose: "tensor" or "body".
+        name: The tensor's name, or "request" or "response".
+
+    Source: RFC 5869.
+    """
+    if len(root_salt) != SALT_BYTES:
+        raise MalformedInputError(
+            f"root salt: got {len(root_salt)} bytes, want {SALT_BYTES}"
+        )
+    parts = (b"bentoml-secure/salt/v1", str(infer_index).encode(), purpose.encode())
+    info = b"".join(
+        len(part).to_bytes(4, "big") + part for part in (*parts, name.encode())
+    )
+    return HKDF(SHA256(), SALT_BYTES, request_id, info).derive(root_salt)
+
+
+def commit_body(salt: bytes, body: bytes | bytearray | memoryview) -> Digest:
+    """Return the commitment to a request or response body.
+
+    Hiding as long as ``salt`` is secret and has 256 bits; binding by SHA-256.
+    """
+    return Digest(f"{BODY}:{hmac.digest(salt, body, 'sha256').hex()}")
