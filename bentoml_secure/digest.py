@@ -53,9 +53,9 @@ def canonical_json(document: Any) -> bytes:
     try:
         return rfc8785.dumps(document)
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
-        raise MalformedInputError(f"not representable as canonical JSON: {error}") from (
-            error
-        )
+        raise MalformedInputError(
+            f"not representable as canonical JSON: {error}"
+        ) from (error)
 
 
 def parse_json(data: bytes | str, *, what: str, max_bytes: int) -> Any:
