@@ -198,9 +198,7 @@ def canonical(array: Array) -> Array:
 
 def as_bytes(array: Array) -> memoryview:
     """Return the bytes of a canonical array, without a copy."""
-    return (
-        memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
-    )
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
 
 
 def layout_of(tensors: Mapping[str, Array]) -> Layout:
@@ -376,6 +374,8 @@ def require(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
                 f"tensor {spec.name!r} shape: got {list(array.shape)}, "
                 f"want {list(spec.shape)}"
             )
+        if spec.dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
+            raise MalformedInputError(f"tensor {spec.name!r}: a bool is not 0 or 1")
         if not spec.allow_nonfinite and not is_finite(array):
             raise MalformedInputError(f"tensor {spec.name!r}: holds NaN or infinity")
 
