@@ -134,7 +134,8 @@ class Envelope:
 
 
 def _pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    return DsseEnvelope(payload, payload_type, {}).pae()
+    encoded: bytes = DsseEnvelope(payload, payload_type, {}).pae()
+    return encoded
 
 
 def sign(key: SigningKey, payload_type: str, document: Any) -> Envelope:
