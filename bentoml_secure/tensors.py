@@ -353,27 +353,62 @@ def require(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
         MalformedInputError: A name missing or too many, another dtype or shape, or
             NaN or infinity where the spec does not allow them.
     """
+    require_shapes({n: (a.dtype.name, a.shape) for n, a in tensors.items()}, specs)
+    require_values(tensors, specs)
+
+
+def require_layout(layout: Layout, specs: Sequence[TensorSpec]) -> None:
+    """Refuse a header that announces anything but what ``specs`` promise.
+
+    Raises:
+        MalformedInputError: A name missing or too many, another dtype or shape.
+    """
+    require_shapes({e.name: (e.dtype.name, e.shape) for e in layout.entries}, specs)
+
+
+def require_shapes(
+    found: Mapping[str, tuple[str, tuple[int, ...]]], specs: Sequence[TensorSpec]
+) -> None:
+    """Refuse names, dtypes and shapes other than those of ``specs``.
+
+    Raises:
+        MalformedInputError: With the first tensor that differs.
+    """
     wanted = {spec.name for spec in specs}
-    if tensors.keys() != wanted:
+    if found.keys() != wanted:
         raise MalformedInputError(
-            f"tensors: got {sorted(tensors)!r:.200}, want {sorted(wanted)!r:.200}"
+            f"tensors: got {sorted(found)!r:.200}, want {sorted(wanted)!r:.200}"
         )
     symbols: dict[str, int] = {}
     for spec in specs:
-        array = tensors[spec.name]
-        if array.dtype.name != spec.dtype:
+        dtype, shape = found[spec.name]
+        if dtype != spec.dtype:
             raise MalformedInputError(
-                f"tensor {spec.name!r} dtype: got {array.dtype.name}, want {spec.dtype}"
+                f"tensor {spec.name!r} dtype: got {dtype}, want {spec.dtype}"
             )
-        fits = len(array.shape) == len(spec.shape) and all(
+        fits = len(shape) == len(spec.shape) and all(
             size == (symbols.setdefault(want, size) if isinstance(want, str) else want)
-            for size, want in zip(array.shape, spec.shape, strict=True)
+            for size, want in zip(shape, spec.shape, strict=True)
         )
         if not fits:
             raise MalformedInputError(
-                f"tensor {spec.name!r} shape: got {list(array.shape)}, "
+                f"tensor {spec.name!r} shape: got {list(shape)}, "
                 f"want {list(spec.shape)}"
             )
+
+
+def require_values(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
+    """Refuse NaN and infinity where not allowed, and booleans that are neither.
+
+    Args:
+        tensors: Of the names, dtypes and shapes that ``specs`` promise.
+        specs: The plan's.
+
+    Raises:
+        MalformedInputError: With the first tensor at fault.
+    """
+    for spec in specs:
+        array = tensors[spec.name]
         if spec.dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
             raise MalformedInputError(f"tensor {spec.name!r}: a bool is not 0 or 1")
         if not spec.allow_nonfinite and not is_finite(array):

@@ -1,0 +1,155 @@
+"""Prometheus collectors, made on first use.
+
+Made lazily because BentoML sets the multiprocess folder of its workers late, and
+because a collector may exist once only in a process. The verification rate is
+``pass`` over all results of ``verifications_total``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from bentoml_secure.errors import (
+    MalformedInputError,
+    PolicyRejected,
+    VerificationError,
+)
+
+Mechanism = Literal[
+    "attestation", "session", "statement", "consensus", "proof", "receipt"
+]
+Result = Literal["pass", "fail", "error"]
+
+_SECONDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@cache
+def _verifications() -> Counter:
+    return Counter(
+        "bentoml_secure_verifications_total",
+        "Verifications by outcome: pass, fail (not authentic or not accepted), error.",
+        ["mechanism", "segment", "result"],
+    )
+
+
+@cache
+def _verification_seconds() -> Histogram:
+    return Histogram(
+        "bentoml_secure_verification_seconds",
+        "Time one verification took.",
+        ["mechanism", "segment"],
+        buckets=_SECONDS,
+    )
+
+
+@cache
+def _attested() -> Gauge:
+    return Gauge(
+        "bentoml_secure_attested",
+        "1 while the entry holds accepted evidence of the replica; kind names it.",
+        ["segment", "replica", "kind"],
+        multiprocess_mode="livemin",
+    )
+
+
+@cache
+def _dissent() -> Counter:
+    return Counter(
+        "bentoml_secure_replica_dissent_total",
+        "Answers of a replica that lay outside the agreed clique.",
+        ["segment", "replica"],
+    )
+
+
+@cache
+def _quorum() -> Counter:
+    return Counter(
+        "bentoml_secure_quorum_total",
+        "Decisions per segment: agreed or refused.",
+        ["segment", "outcome"],
+    )
+
+
+@cache
+def _receipts() -> Counter:
+    return Counter(
+        "bentoml_secure_receipts_total",
+        "Receipts by state: issued, completed (required attachments are there), "
+        "failed (they will not be).",
+        ["scenario", "state"],
+    )
+
+
+@cache
+def _overhead() -> Histogram:
+    return Histogram(
+        "bentoml_secure_request_overhead_seconds",
+        "Time a request spends in a mechanism rather than in the model.",
+        ["mechanism"],
+        buckets=_SECONDS,
+    )
+
+
+def count_verification(mechanism: Mechanism, segment: str, result: Result) -> None:
+    """Count one verification."""
+    _verifications().labels(mechanism, segment, result).inc()
+
+
+@contextmanager
+def verification(mechanism: Mechanism, segment: str) -> Iterator[None]:
+    """Time and count what the block verifies; errors pass on.
+
+    What is not authentic or not accepted counts as ``fail``, anything else raised as
+    ``error``.
+    """
+    started = time.perf_counter()
+    result: Result = "error"
+    try:
+        yield
+        result = "pass"
+    except (VerificationError, PolicyRejected, MalformedInputError):
+        result = "fail"
+        raise
+    finally:
+        _verification_seconds().labels(mechanism, segment).observe(
+            time.perf_counter() - started
+        )
+        count_verification(mechanism, segment, result)
+
+
+def set_attested(segment: str, replica: str, kind: str, attested: bool) -> None:
+    """Say whether the entry holds accepted evidence of a replica."""
+    _attested().labels(segment, replica, kind).set(1 if attested else 0)
+
+
+def count_dissent(segment: str, replica: str) -> None:
+    """Count one answer outside the agreed clique."""
+    _dissent().labels(segment, replica).inc()
+
+
+def count_quorum(segment: str, outcome: Literal["agreed", "refused"]) -> None:
+    """Count one decision."""
+    _quorum().labels(segment, outcome).inc()
+
+
+def count_receipt(
+    scenario: str, state: Literal["issued", "completed", "failed"]
+) -> None:
+    """Count one receipt entering a state."""
+    _receipts().labels(scenario, state).inc()
+
+
+@contextmanager
+def overhead(mechanism: Mechanism) -> Iterator[None]:
+    """Observe the time of the block as a mechanism's share of a request."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        _overhead().labels(mechanism).observe(time.perf_counter() - started)
