@@ -1,0 +1,167 @@
+"""The bytes of one exchange between entry and runner.
+
+    request    u32 big-endian length, metadata (JSON), tensors-v1
+    response   u32 big-endian length of the statement, tensors-v1, statement (JSON)
+
+Both have a content-length. The receiver checks each length before it allocates, and
+each tensor's name, dtype and shape against the plan as soon as the header is there;
+it commits to the tensors while their bytes arrive.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bentoml_secure.digest import (
+    JSON,
+    NONCE_BYTES,
+    REQUEST_ID_BYTES,
+    SALT_BYTES,
+    Digest,
+    canonical_json,
+    parse_digest,
+    parse_hex,
+    parse_json,
+)
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.statements import EXCHANGE_ID_BYTES
+from bentoml_secure.tensors import (
+    Array,
+    Layout,
+    TensorCommitments,
+    as_bytes,
+    canonical,
+    layout_of,
+)
+
+REQUEST_TYPE = "application/vnd.bentoml-secure.exchange.v1"
+RESPONSE_TYPE = "application/vnd.bentoml-secure.answer.v1"
+MAX_METADATA_BYTES = 128 * 1024
+MAX_STATEMENT_BYTES = 768 * 1024
+CHUNK_BYTES = 256 * 1024
+LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What a runner is told besides the tensors.
+
+    Attributes:
+        request_id: 16 bytes, hex.
+        nonce: The caller's 32 bytes, hex.
+        infer_index: Which ``infer`` of the request, from 0.
+        exchange_id: 16 bytes, hex; new for every attempt.
+        plan_digest: Of the plan that the entry serves.
+        segment: Identity of the segment that is to run.
+        input_salts: 32 secret bytes per input tensor.
+        output_salts: 32 secret bytes per output tensor.
+    """
+
+    request_id: str
+    nonce: str
+    infer_index: int
+    exchange_id: str
+    plan_digest: Digest
+    segment: Digest
+    input_salts: Mapping[str, bytes]
+    output_salts: Mapping[str, bytes]
+
+    def encode(self) -> bytes:
+        """Return the length-prefixed metadata."""
+        metadata = canonical_json(
+            {
+                "version": 1,
+                "request_id": self.request_id,
+                "nonce": self.nonce,
+                "infer_index": self.infer_index,
+                "exchange_id": self.exchange_id,
+                "plan_digest": self.plan_digest,
+                "segment": self.segment,
+                "input_salts": {n: s.hex() for n, s in self.input_salts.items()},
+                "output_salts": {n: s.hex() for n, s in self.output_salts.items()},
+            }
+        )
+        return LENGTH.pack(len(metadata)) + metadata
+
+    @classmethod
+    def decode(cls, data: bytes) -> Exchange:
+        """Parse metadata; anything unexpected is refused.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        document = parse_json(data, what="exchange", max_bytes=MAX_METADATA_BYTES)
+        wanted = {"version", *cls.__slots__}
+        if not isinstance(document, dict) or document.keys() != wanted:
+            raise MalformedInputError(f"exchange: want exactly {sorted(wanted)}")
+        if document["version"] != 1 or isinstance(document["version"], bool):
+            raise MalformedInputError("exchange version: want 1")
+        index = document["infer_index"]
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise MalformedInputError("exchange infer_index: want an integer from 0")
+        for name, length in (
+            ("request_id", REQUEST_ID_BYTES),
+            ("nonce", NONCE_BYTES),
+            ("exchange_id", EXCHANGE_ID_BYTES),
+        ):
+            parse_hex(document[name], what=f"exchange {name}", length=length)
+        return cls(
+            request_id=document["request_id"],
+            nonce=document["nonce"],
+            infer_index=index,
+            exchange_id=document["exchange_id"],
+            plan_digest=parse_digest(
+                document["plan_digest"], what="exchange plan_digest", algorithm=JSON
+            ),
+            segment=parse_digest(
+                document["segment"], what="exchange segment", algorithm=JSON
+            ),
+            input_salts=_parse_salts(document["input_salts"], "input_salts"),
+            output_salts=_parse_salts(document["output_salts"], "output_salts"),
+        )
+
+
+def _parse_salts(document: object, name: str) -> dict[str, bytes]:
+    if not isinstance(document, dict):
+        raise MalformedInputError(f"exchange {name}: want an object")
+    return {
+        tensor: parse_hex(
+            salt, what=f"exchange {name} {tensor!r:.60}", length=SALT_BYTES
+        )
+        for tensor, salt in document.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Tensors laid out once, to be sent any number of times without a copy."""
+
+    layout: Layout
+    arrays: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Array]) -> Outgoing:
+        """Lay out named arrays in their canonical form."""
+        arrays = {name: canonical(array) for name, array in tensors.items()}
+        layout = layout_of(arrays)
+        return cls(layout, tuple(arrays[entry.name] for entry in layout.entries))
+
+    @property
+    def total_bytes(self) -> int:
+        """Length of the tensors-v1 byte string."""
+        return self.layout.total_bytes
+
+    def data(self) -> Iterator[memoryview]:
+        """Yield the data bytes in pieces of at most ``CHUNK_BYTES``, as views."""
+        for array in self.arrays:
+            view = as_bytes(array)
+            for begin in range(0, len(view), CHUNK_BYTES):
+                yield view[begin : begin + CHUNK_BYTES]
+
+    def committed_data(self, commitments: TensorCommitments) -> Iterator[memoryview]:
+        """Yield the data bytes, committing to each piece after it was handed on."""
+        for piece in self.data():
+            yield piece
+            commitments.update(piece)
