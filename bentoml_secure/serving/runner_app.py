@@ -1,0 +1,196 @@
+"""A runner's door: an explicit list of paths, and nothing else is answered.
+
+    POST /bsec/v1/infer     one exchange (readers.py)
+    POST /bsec/v1/attest    key document and evidence over the caller's nonce
+    GET  /metrics           Prometheus
+    GET  /livez /readyz     BentoML's own
+
+Everything else is 404 before any of BentoML's parsers sees a byte, so no pickle is
+ever read, whatever the content type says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from bentoml_secure.attestation.evidence import endorsements_to_json
+from bentoml_secure.digest import NONCE_BYTES, parse_hex
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.serving.asgi import (
+    App,
+    DisconnectedError,
+    Receive,
+    Scope,
+    Send,
+    content_length,
+    describe,
+    header,
+    receive_json,
+    send_json,
+)
+from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
+from bentoml_secure.serving.identity import Identity
+from bentoml_secure.serving.readers import RequestReader
+from bentoml_secure.serving.runner import RunnerCore
+
+PREFIX = "/bsec/v1"
+MAX_MESSAGE_BYTES = 256 << 20
+MAX_ATTEST_BYTES = 4096
+
+_BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
+
+
+class RunnerDoor:
+    """ASGI middleware in front of a runner's BentoML app. Never raises.
+
+    Args:
+        app: What BentoML built; sees its own health paths only.
+        core: Returns this process's runner, once it has started.
+        max_message_bytes: Cap on the body of an exchange.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        core: Callable[[], RunnerCore],
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._app = app
+        self._core = core
+        self._max_message_bytes = max_message_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request, or hand a health check on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        route = (scope["method"], scope["path"])
+        if route[0] in ("GET", "HEAD") and route[1] in _BENTOML_PATHS:
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def tracked(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._route(route, scope, receive, tracked)
+        except DisconnectedError:
+            return
+        except Exception as error:  # noqa: BLE001 - the door must not raise
+            status, document = describe(error)
+            if not started:
+                # The rest of the body was not read: the connection cannot go on.
+                await send_json(send, status, document, {"connection": "close"})
+
+    async def _route(
+        self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if route == ("POST", f"{PREFIX}/infer"):
+            await self._infer(scope, receive, send)
+        elif route == ("POST", f"{PREFIX}/attest"):
+            await answer_attest(self._core().identity, receive, send)
+        elif route == ("GET", "/metrics"):
+            await send_metrics(send)
+        else:
+            await send_json(
+                send,
+                404,
+                {
+                    "error": {
+                        "code": "not-found",
+                        "message": "A runner has no such path.",
+                    }
+                },
+                {"connection": "close"},
+            )
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        if header(headers, b"content-type") != REQUEST_TYPE:
+            raise MalformedInputError(f"content-type: want {REQUEST_TYPE}")
+        core = self._core()
+        length = content_length(headers, max_bytes=self._max_message_bytes)
+        reader = RequestReader(length, core.admit)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError("the caller disconnected")
+            reader.feed(message.get("body", b""))
+            if not message.get("more_body"):
+                break
+        answer = await core.answer(*reader.result())
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", RESPONSE_TYPE.encode()),
+                    (b"content-length", str(answer.content_length).encode()),
+                ],
+            }
+        )
+        sent = 0
+        for piece in answer.pieces:
+            sent += len(piece)
+            more = sent < answer.content_length
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+async def answer_attest(identity: Identity, receive: Receive, send: Send) -> None:
+    """Answer a nonce with the key document and evidence that binds both.
+
+    Raises:
+        SecureError: No nonce of 32 bytes, or the attester does not answer.
+    """
+    document = await receive_json(receive, what="attest", max_bytes=MAX_ATTEST_BYTES)
+    if not isinstance(document, dict) or document.keys() != {"nonce"}:
+        raise MalformedInputError("attest: want exactly nonce")
+    nonce = parse_hex(document["nonce"], what="attest nonce", length=NONCE_BYTES)
+    keys = identity.keys
+    evidence = identity.attest(nonce, keys)
+    await send_json(
+        send,
+        200,
+        {
+            "key_document": keys.document.to_json(),
+            "evidence": evidence.to_json(),
+            "endorsements": endorsements_to_json(()),
+        },
+    )
+
+
+async def send_metrics(send: Send) -> None:
+    """Send this host's metrics: of every worker that shares the multiprocess folder."""
+    # Imported late: BentoML sets the multiprocess folder of its workers late.
+    from prometheus_client import (
+        CONTENT_TYPE_LATEST,
+        REGISTRY,
+        CollectorRegistry,
+        generate_latest,
+        multiprocess,
+    )
+
+    registry = REGISTRY
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    body = generate_latest(registry)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", CONTENT_TYPE_LATEST.encode()),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

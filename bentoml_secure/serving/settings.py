@@ -1,0 +1,98 @@
+"""Settings of one process, read from the environment.
+
+BENTOML_SECURE_DEV_ROOT   folder made by ``bentoml-secure dev-root``: this process
+attests itself with SIMULATED evidence under that root
+BENTOML_SECURE_POLICY     appraisal policy for runners; default: policy.toml of
+the development root
+BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
+service's name under $BENTOML_HOME/bentoml_secure
+BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
+salts the entry drew; unset: nobody may
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bentoml_secure.errors import ConfigurationError
+
+DEV_ROOT = "BENTOML_SECURE_DEV_ROOT"
+POLICY = "BENTOML_SECURE_POLICY"
+STORE = "BENTOML_SECURE_STORE"
+SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one process of a deployment is told from outside.
+
+    Attributes:
+        dev_root: Folder of the development root.
+        policy: Path of the appraisal policy.
+        store: Path of the receipts' database.
+        salt_token: Bearer token for root salts that the entry drew, or None.
+    """
+
+    dev_root: Path
+    policy: Path
+    store: Path
+    salt_token: str | None
+
+
+def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
+    """Read the settings of a process of ``service``.
+
+    Raises:
+        ConfigurationError: No attester is configured, or a file is not there.
+    """
+    folder = environment.get(DEV_ROOT)
+    if not folder:
+        raise ConfigurationError(
+            "This process cannot attest itself: no attester is configured.",
+            remedy=(
+                "For development run `bentoml-secure dev-root DIR` and set "
+                f"{DEV_ROOT}=DIR for every process of the deployment."
+            ),
+        )
+    dev_root = Path(folder).resolve()
+    policy = Path(environment.get(POLICY) or dev_root / "policy.toml")
+    for what, path in (("development root", dev_root), ("policy", policy)):
+        if not path.exists():
+            raise ConfigurationError(
+                f"{what}: {path} does not exist.",
+                remedy="Run `bentoml-secure dev-root DIR`, or correct the variable.",
+            )
+    token_file = environment.get(SALT_TOKEN_FILE)
+    return Settings(
+        dev_root=dev_root,
+        policy=policy,
+        store=_store(environment, service),
+        salt_token=_read_token(Path(token_file)) if token_file else None,
+    )
+
+
+def _store(environment: Mapping[str, str], service: str) -> Path:
+    if path := environment.get(STORE):
+        return Path(path).resolve()
+    home = Path(environment.get("BENTOML_HOME") or Path.home() / "bentoml")
+    return home / "bentoml_secure" / f"{service.lower()}.sqlite"
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{SALT_TOKEN_FILE}: {error}") from error
+    if len(token) < 32:
+        raise ConfigurationError(
+            f"{SALT_TOKEN_FILE}: got a token of {len(token)} characters, want 32."
+        )
+    return token
+
+
+def from_environment(service: str) -> Settings:
+    """Read the settings of this process."""
+    return read_settings(os.environ, service=service)
