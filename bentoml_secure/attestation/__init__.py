@@ -1,0 +1,20 @@
+"""Attestation: who signed what about the machine a key lives on.
+
+The roles are those of RFC 9334. An attester makes evidence over 64 bytes, a verifier
+turns evidence into claims, an appraisal policy of the relying party decides. Rules of
+this room:
+
+    verify, then appraise     ``appraise`` takes ``VerifiedClaims``, which only the
+                              verifiers under ``tees`` build
+    nothing is fetched        a verifier reads its arguments: no network, no clock
+    claims are derived        from signed bytes, never sent beside them
+    every finding is listed   a rejection names each field that failed
+
+    evidence           nouns: Evidence, VerifiedClaims, AttestationResult
+    roles              protocols of attesters, verifiers and kinds of policy
+    reference_values   reading and comparing the lists of a policy
+    appraisal          AppraisalPolicy, appraise()
+    key_document       what evidence binds: keys, role, plan, package
+    verification       all of it for one key document
+    tees               one file per kind
+"""
