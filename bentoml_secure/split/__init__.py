@@ -2,9 +2,18 @@
 
 A plan (``plan.json`` beside the segments' files) says what each segment reads and
 makes under the model's own names, and pins every byte that is loaded.
+
+    plan = split_onnx("model.onnx", "plan", segments=3)
+    outputs = run_chain(Path("plan"), {"input": array})
+
+Reading a plan is cheap: what needs onnx, onnxruntime or torch is imported when it is
+first asked for.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from bentoml_secure.split.plan import (
     PLAN_FILE,
@@ -17,13 +26,50 @@ from bentoml_secure.split.plan import (
     read_file,
 )
 
+if TYPE_CHECKING:
+    from bentoml_secure.split.runtime import (
+        Chain,
+        GraphLevel,
+        LoadedSegment,
+        load_chain,
+        load_segment,
+        open_segment,
+        require_runtime,
+        run_chain,
+    )
+
 __all__ = [
     "PLAN_FILE",
+    "Chain",
+    "GraphLevel",
+    "LoadedSegment",
     "Plan",
     "Runtime",
     "Segment",
     "SegmentFile",
+    "load_chain",
     "load_plan",
+    "load_segment",
+    "open_segment",
     "parse_plan",
     "read_file",
+    "require_runtime",
+    "run_chain",
 ]
+
+_LATE = {
+    "Chain": "runtime",
+    "GraphLevel": "runtime",
+    "LoadedSegment": "runtime",
+    "load_chain": "runtime",
+    "load_segment": "runtime",
+    "open_segment": "runtime",
+    "require_runtime": "runtime",
+    "run_chain": "runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

@@ -60,13 +60,22 @@ def read_file(folder: Path, path: str, digest: Digest, *, max_bytes: int) -> byt
         VerificationError: Another digest, a link out of the folder, not a file.
     """
     data = read_bytes(folder, path, max_bytes=max_bytes)
+    require_digest(path, data, digest)
+    return data
+
+
+def require_digest(path: str, data: bytes, digest: Digest) -> None:
+    """Refuse bytes of a file that do not have its digest.
+
+    Raises:
+        VerificationError: They have another.
+    """
     got = digest_file_bytes(data)
     if not equal(got, digest):
         raise VerificationError(
             f"{path}: got {got}, want {digest}.",
             remedy="The file is not the one that the plan was made with.",
         )
-    return data
 
 
 def read_bytes(folder: Path, path: str, *, max_bytes: int) -> bytes:
