@@ -199,7 +199,7 @@ class RequestReader:
         self._tensors: TensorReader | None = None
         self.exchange: Exchange | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take in the next bytes of the body.
 
         Raises:
@@ -254,7 +254,7 @@ class ResponseReader:
         self._statement = bytearray()
         self._statement_bytes = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take in the next bytes of the body.
 
         Raises:
