@@ -1,0 +1,156 @@
+"""The bundle: a receipt and all that it takes to judge it, offline.
+
+    {"version": 1, "receipt": envelope, "attachments": [envelope, ...],
+     "key_documents": [...], "evidence": [{"evidence", "endorsements"}, ...],
+     "plan": plan.json, "scenario": {...}}
+
+Nothing in a bundle is trusted for being there: the receipt names each part by digest,
+evidence binds key documents, and the caller's trust file says what to accept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bentoml_secure.attestation.evidence import (
+    Evidence,
+    endorsements_from_json,
+    endorsements_to_json,
+)
+from bentoml_secure.attestation.key_document import KeyDocument
+from bentoml_secure.digest import Digest, canonical_json, parse_json
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, MAX_PARTIES
+from bentoml_secure.receipts.strict import fields, items, whole
+from bentoml_secure.scenario import Scenario
+from bentoml_secure.signing import Envelope, parse_envelope
+from bentoml_secure.split.plan import Plan, parse_plan
+
+MAX_BUNDLE_BYTES = 64 << 20
+
+_FIELDS = (
+    "version",
+    "receipt",
+    "attachments",
+    "key_documents",
+    "evidence",
+    "plan",
+    "scenario",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRecord:
+    """One party's evidence with what it takes to verify it later.
+
+    Attributes:
+        evidence: As the party sent it.
+        endorsements: The vendor's certificates and collateral; not part of the digest,
+            since a verifier may bring fresher ones.
+        digest: Of the evidence's kind and bytes.
+    """
+
+    evidence: Evidence
+    endorsements: tuple[bytes, ...] = ()
+    digest: Digest = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", self.evidence.digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in a bundle."""
+        return {
+            "evidence": self.evidence.to_json(),
+            "endorsements": endorsements_to_json(self.endorsements),
+        }
+
+    @classmethod
+    def from_json(cls, document: object) -> EvidenceRecord:
+        """Parse what ``to_json`` wrote.
+
+        Raises:
+            MalformedInputError: A field missing, unknown, of another form or too long.
+        """
+        got = fields(document, ("evidence", "endorsements"), what="evidence record")
+        return cls(
+            evidence=Evidence.from_json(got["evidence"]),
+            endorsements=endorsements_from_json(got["endorsements"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A receipt and all that it takes to judge it.
+
+    Attributes:
+        receipt: The signed receipt.
+        attachments: What came later, each signed apart.
+        key_documents: Of every party that the receipt names.
+        evidence: Of every party that the receipt names.
+        plan: That the receipt names.
+        scenario: That the receipt names.
+    """
+
+    receipt: Envelope
+    attachments: tuple[Envelope, ...] = ()
+    key_documents: tuple[KeyDocument, ...]
+    evidence: tuple[EvidenceRecord, ...]
+    plan: Plan
+    scenario: Scenario
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that is sent and stored as a file."""
+        return {
+            "version": 1,
+            "receipt": self.receipt.to_json(),
+            "attachments": [envelope.to_json() for envelope in self.attachments],
+            "key_documents": [document.to_json() for document in self.key_documents],
+            "evidence": [record.to_json() for record in self.evidence],
+            "plan": self.plan.to_json(),
+            "scenario": self.scenario.to_json(),
+        }
+
+
+def parse_bundle(data: bytes) -> Bundle:
+    """Parse a bundle; nothing in it is verified here.
+
+    Args:
+        data: UTF-8 JSON of at most 64 MiB.
+
+    Raises:
+        MalformedInputError: A field missing, unknown, of another form or too long.
+    """
+    document = parse_json(data, what="bundle", max_bytes=MAX_BUNDLE_BYTES)
+    got = fields(document, _FIELDS, what="bundle")
+    whole(got["version"], what="bundle version", low=1, high=1)
+    attachments = items(
+        got["attachments"], what="bundle attachments", most=MAX_ATTACHMENTS
+    )
+    documents = items(
+        got["key_documents"], what="bundle key_documents", most=MAX_PARTIES
+    )
+    evidence = items(got["evidence"], what="bundle evidence", most=MAX_PARTIES)
+    return Bundle(
+        receipt=parse_envelope(got["receipt"], what="receipt"),
+        attachments=tuple(
+            parse_envelope(envelope, what=f"attachment {index}")
+            for index, envelope in enumerate(attachments)
+        ),
+        key_documents=tuple(map(KeyDocument.from_json, documents)),
+        evidence=tuple(map(EvidenceRecord.from_json, evidence)),
+        plan=parse_plan(canonical_json(got["plan"])),
+        scenario=scenario_from_json(got["scenario"]),
+    )
+
+
+def scenario_from_json(document: object) -> Scenario:
+    """Parse the scenario of a bundle.
+
+    Raises:
+        MalformedInputError: Not what a service would load: here it comes from outside.
+    """
+    try:
+        return Scenario.from_json(document)
+    except ConfigurationError as error:
+        raise MalformedInputError(f"bundle: {error}") from error

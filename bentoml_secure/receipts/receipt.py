@@ -1,0 +1,512 @@
+"""The receipt: what the entry signs of one HTTP request.
+
+An in-toto Statement v1 in a DSSE envelope. Its subjects are commitments: to the
+request and the response body, and for each ``infer`` to the tensors that went into
+the chain and came out of it. Its predicate says under which scenario, plan and
+configuration, which parties took part (by key document and evidence), and for each
+segment what every replica signed and how its votes were counted.
+
+A receipt holds no salt: who has it learns nothing of the tensors. It never changes;
+what comes later is an attachment. ``docs/receipt-format.md`` describes it for who
+writes a verifier of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bentoml_secure.consensus.tally import Tally
+from bentoml_secure.digest import (
+    BODY,
+    JSON,
+    NONCE_BYTES,
+    REQUEST_ID_BYTES,
+    TENSOR,
+    Digest,
+    canonical_json,
+    digest_bytes,
+    parse_digest,
+    parse_hex,
+    parse_json,
+)
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.strict import choice, fields, flag, items, text, whole
+from bentoml_secure.signing import MAX_ENVELOPE_BYTES, Envelope, SigningKey, sign
+from bentoml_secure.statements import (
+    INTOTO_TYPE,
+    intoto_statement,
+    parse_intoto,
+    parse_statement_envelope,
+    parse_time,
+)
+from bentoml_secure.tensors import MAX_TENSORS
+
+PREDICATE_TYPE = "https://bentoml-secure.dev/receipt/v1"
+REQUEST_ID_LABEL = b"bentoml-secure/request/v1"
+UNSEALED = "unsealed"
+CALLER = "caller"
+ENTRY = "entry"
+RUNNER = "runner"
+
+DRAW_BYTES = 32
+MAX_PARTIES = 4096
+MAX_INFERS = 1024
+MAX_SEGMENTS = 256
+MAX_REPLICAS = 64
+MAX_ATTACHMENTS = 64
+
+_PREDICATE = (
+    "version",
+    "receipt_id",
+    "service",
+    "api",
+    "status",
+    "scenario",
+    "plan_digest",
+    "config_digest",
+    "client_nonce",
+    "nonce_drawn_by",
+    "salt_drawn_by",
+    "first_hop",
+    "draw",
+    "parties",
+    "infers",
+    "attachments",
+    "started_at",
+    "issued_at",
+)
+
+
+def derive_request_id(r: bytes, nonce: bytes) -> bytes:
+    """Return the 16-byte id of a request.
+
+    SHA-256("bentoml-secure/request/v1" || SHA-256(r) || nonce), its first 16 bytes:
+    neither side can choose it alone, once the entry has shown SHA-256(r).
+
+    Args:
+        r: The entry's 32 random bytes, single use.
+        nonce: The caller's 32 bytes.
+    """
+    inner = hashlib.sha256(r).digest()
+    return hashlib.sha256(REQUEST_ID_LABEL + inner + nonce).digest()[:REQUEST_ID_BYTES]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """Who took part, and the evidence that the entry had of it.
+
+    Attributes:
+        name: Of the entry service or the replica.
+        role: "entry" or "runner".
+        key_document: Digest of its key document.
+        evidence: Digest of its evidence, see ``bundle.EvidenceRecord``.
+        evidence_nonce: The 32 bytes that the evidence answers, hex.
+        nonce_issued_at: When that nonce was drawn; asserted by the entry.
+    """
+
+    name: str
+    role: str
+    key_document: Digest
+    evidence: Digest
+    evidence_nonce: str
+    nonce_issued_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the predicate's ``parties``."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, document: object) -> Party:
+        """Parse an entry of ``parties``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="party")
+        name = text(got["name"], what="party name")
+        what = f"party {name!r:.60}"
+        return cls(
+            name=name,
+            role=choice(got["role"], (ENTRY, RUNNER), what=f"{what} role"),
+            key_document=parse_digest(
+                got["key_document"], what=f"{what} key_document", algorithm=JSON
+            ),
+            evidence=parse_digest(
+                got["evidence"], what=f"{what} evidence", algorithm=JSON
+            ),
+            evidence_nonce=_hex(
+                got["evidence_nonce"], f"{what} evidence_nonce", NONCE_BYTES
+            ),
+            nonce_issued_at=_time(got["nonce_issued_at"], f"{what} nonce_issued_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """The entry's share of the request id and of the committee's seed.
+
+    Attributes:
+        commitment: SHA-256 digest of ``r``.
+        r: 32 bytes, hex.
+        asserted: The commitment was not shown to the caller before its nonce was
+            known, so the entry may have chosen ``r`` at will.
+    """
+
+    commitment: Digest
+    r: str
+    asserted: bool
+
+    @classmethod
+    def of(cls, r: bytes, *, asserted: bool) -> Draw:
+        """Return the draw of 32 bytes ``r``."""
+        return cls(commitment=digest_bytes(r), r=r.hex(), asserted=asserted)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the predicate's ``draw``."""
+        return {"commitment": self.commitment, "r": self.r, "asserted": self.asserted}
+
+    @classmethod
+    def from_json(cls, document: object) -> Draw:
+        """Parse ``draw``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="draw")
+        return cls(
+            commitment=parse_digest(
+                got["commitment"], what="draw commitment", algorithm="sha256"
+            ),
+            r=_hex(got["r"], "draw r", DRAW_BYTES),
+            asserted=flag(got["asserted"], what="draw asserted"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """What one segment's replicas answered within one ``infer``.
+
+    Attributes:
+        segment: The segment's identity.
+        tally: How the votes were counted, at the moment of decision.
+        statements: Each voter's signed statement, by replica.
+    """
+
+    segment: Digest
+    tally: Tally
+    statements: Mapping[str, Envelope]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of an infer's ``segments``."""
+        return {
+            "segment": self.segment,
+            "tally": self.tally.to_json(),
+            "statements": {n: e.to_json() for n, e in self.statements.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: object, *, what: str) -> SegmentRecord:
+        """Parse an entry of ``segments``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what=what)
+        statements = got["statements"]
+        if not isinstance(statements, dict) or len(statements) > MAX_REPLICAS:
+            raise MalformedInputError(
+                f"{what} statements: want an object of at most {MAX_REPLICAS}"
+            )
+        return cls(
+            segment=parse_digest(
+                got["segment"], what=f"{what} segment", algorithm=JSON
+            ),
+            tally=Tally.from_json(got["tally"], what=f"{what} tally"),
+            statements={
+                text(name, what=f"{what} statement's replica"): (
+                    parse_statement_envelope(envelope)
+                )
+                for name, envelope in statements.items()
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRecord:
+    """One run of the whole chain.
+
+    Attributes:
+        index: Which ``infer`` of the request, from 0.
+        inputs: Commitment of each of the plan's inputs, by name.
+        outputs: Commitment of each of the plan's outputs, by name.
+        segments: In the plan's order.
+    """
+
+    index: int
+    inputs: Mapping[str, Digest]
+    outputs: Mapping[str, Digest]
+    segments: tuple[SegmentRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``infers``; the tensors stand among the subjects."""
+        return {
+            "index": self.index,
+            "segments": [segment.to_json() for segment in self.segments],
+        }
+
+    def subjects(self) -> list[tuple[str, Digest]]:
+        """Return the subjects of this infer, in the order of the receipt."""
+        return [
+            (f"infer/{self.index}/{side}/{name}", tensors[name])
+            for side, tensors in (("input", self.inputs), ("output", self.outputs))
+            for name in sorted(tensors)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredAttachment:
+    """What must be attached to the receipt, and until when (the verifier's clock)."""
+
+    kind: str
+    deadline: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the predicate's ``attachments``."""
+        return {"kind": self.kind, "deadline": self.deadline}
+
+    @classmethod
+    def from_json(cls, document: object) -> RequiredAttachment:
+        """Parse an entry of ``attachments``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="required attachment")
+        return cls(
+            kind=text(got["kind"], what="required attachment kind"),
+            deadline=_time(got["deadline"], "required attachment deadline"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the entry signs of one HTTP request.
+
+    Attributes:
+        receipt_id: The request id, 16 bytes, hex.
+        service: Name of the entry service.
+        api: Path of the HTTP request.
+        status: Status of the HTTP response.
+        scenario_name: As the caller asked for it.
+        scenario_digest: Of the scenario's document.
+        plan_digest: Of the plan that was run.
+        config_digest: Of the deployment's configuration.
+        client_nonce: 32 bytes, hex.
+        nonce_drawn_by: "caller" or "entry".
+        salt_drawn_by: "caller" or "entry": who drew the root salt.
+        draw: What the request id follows from, beside the nonce.
+        parties: The entry and every runner that answered or was still pending.
+        request: Commitment of the request body.
+        response: Commitment of the response body.
+        infers: At least one, in order.
+        attachments: What must follow.
+        started_at: When the request came; the entry's clock.
+        issued_at: When the receipt was signed; the entry's clock.
+        first_hop: "unsealed": the request came over plain HTTP or TLS.
+    """
+
+    receipt_id: str
+    service: str
+    api: str
+    status: int
+    scenario_name: str
+    scenario_digest: Digest
+    plan_digest: Digest
+    config_digest: Digest
+    client_nonce: str
+    nonce_drawn_by: str
+    salt_drawn_by: str
+    draw: Draw
+    parties: tuple[Party, ...]
+    request: Digest
+    response: Digest
+    infers: tuple[InferRecord, ...]
+    attachments: tuple[RequiredAttachment, ...]
+    started_at: str
+    issued_at: str
+    first_hop: str = UNSEALED
+
+    def to_statement(self) -> dict[str, Any]:
+        """Return the in-toto Statement that is signed."""
+        subjects = [("request", self.request), ("response", self.response)]
+        for infer in self.infers:
+            subjects += infer.subjects()
+        parties = sorted(self.parties, key=lambda party: party.name)
+        predicate = {
+            "version": 1,
+            "receipt_id": self.receipt_id,
+            "service": self.service,
+            "api": self.api,
+            "status": self.status,
+            "scenario": {"name": self.scenario_name, "digest": self.scenario_digest},
+            "plan_digest": self.plan_digest,
+            "config_digest": self.config_digest,
+            "client_nonce": self.client_nonce,
+            "nonce_drawn_by": self.nonce_drawn_by,
+            "salt_drawn_by": self.salt_drawn_by,
+            "first_hop": self.first_hop,
+            "draw": self.draw.to_json(),
+            "parties": [party.to_json() for party in parties],
+            "infers": [infer.to_json() for infer in self.infers],
+            "attachments": [required.to_json() for required in self.attachments],
+            "started_at": self.started_at,
+            "issued_at": self.issued_at,
+        }
+        return intoto_statement(subjects, PREDICATE_TYPE, predicate)
+
+    @classmethod
+    def from_statement(cls, document: object) -> Receipt:
+        """Parse a receipt's in-toto Statement; anything unexpected is refused.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form; a
+                subject that belongs to no infer; a list in another order.
+        """
+        subjects, predicate = parse_intoto(
+            document, predicate_type=PREDICATE_TYPE, what="receipt"
+        )
+        got = fields(predicate, _PREDICATE, what="receipt")
+        whole(got["version"], what="receipt version", low=1, high=1)
+        scenario = fields(got["scenario"], ("name", "digest"), what="receipt scenario")
+        receipt = cls(
+            receipt_id=_hex(got["receipt_id"], "receipt_id", REQUEST_ID_BYTES),
+            service=text(got["service"], what="service"),
+            api=text(got["api"], what="api"),
+            status=whole(got["status"], what="status", low=100, high=599),
+            scenario_name=text(scenario["name"], what="scenario name"),
+            scenario_digest=_json_digest(scenario["digest"], "scenario digest"),
+            plan_digest=_json_digest(got["plan_digest"], "plan_digest"),
+            config_digest=_json_digest(got["config_digest"], "config_digest"),
+            client_nonce=_hex(got["client_nonce"], "client_nonce", NONCE_BYTES),
+            nonce_drawn_by=_drawn_by(got["nonce_drawn_by"], "nonce_drawn_by"),
+            salt_drawn_by=_drawn_by(got["salt_drawn_by"], "salt_drawn_by"),
+            first_hop=choice(got["first_hop"], (UNSEALED,), what="first_hop"),
+            draw=Draw.from_json(got["draw"]),
+            parties=_parties(got["parties"]),
+            request=_body(subjects, "request"),
+            response=_body(subjects, "response"),
+            infers=_infers(got["infers"], subjects),
+            attachments=_attachments(got["attachments"]),
+            started_at=_time(got["started_at"], "started_at"),
+            issued_at=_time(got["issued_at"], "issued_at"),
+        )
+        if receipt.to_statement() != document:
+            raise MalformedInputError(
+                "receipt: subjects or parties are not exactly those of its infers, "
+                "each once and in order"
+            )
+        return receipt
+
+
+def _hex(value: object, what: str, length: int) -> str:
+    return parse_hex(value, what=what, length=length).hex()
+
+
+def _time(value: object, what: str) -> str:
+    parse_time(value, what=what)
+    return str(value)
+
+
+def _json_digest(value: object, what: str) -> Digest:
+    return parse_digest(value, what=what, algorithm=JSON)
+
+
+def _drawn_by(value: object, what: str) -> str:
+    return choice(value, (CALLER, ENTRY), what=what)
+
+
+def _body(subjects: Mapping[str, Digest], name: str) -> Digest:
+    return parse_digest(subjects.get(name), what=f"subject {name!r}", algorithm=BODY)
+
+
+def _parties(value: object) -> tuple[Party, ...]:
+    parties = tuple(
+        Party.from_json(party)
+        for party in items(value, what="parties", most=MAX_PARTIES)
+    )
+    if len({party.name for party in parties}) != len(parties):
+        raise MalformedInputError("parties: a name stands twice")
+    return parties
+
+
+def _attachments(value: object) -> tuple[RequiredAttachment, ...]:
+    required = tuple(
+        RequiredAttachment.from_json(entry)
+        for entry in items(value, what="attachments", most=MAX_ATTACHMENTS)
+    )
+    if len({entry.kind for entry in required}) != len(required):
+        raise MalformedInputError("attachments: a kind stands twice")
+    return required
+
+
+def _infers(value: object, subjects: Mapping[str, Digest]) -> tuple[InferRecord, ...]:
+    infers = []
+    for position, entry in enumerate(items(value, what="infers", most=MAX_INFERS)):
+        what = f"infer {position}"
+        got = fields(entry, ("index", "segments"), what=what)
+        index = whole(got["index"], what=f"{what} index", low=position, high=position)
+        segments = items(got["segments"], what=f"{what} segments", most=MAX_SEGMENTS)
+        infers.append(
+            InferRecord(
+                index=index,
+                inputs=_tensors(subjects, f"infer/{index}/input/"),
+                outputs=_tensors(subjects, f"infer/{index}/output/"),
+                segments=tuple(
+                    SegmentRecord.from_json(segment, what=f"{what} segment {number}")
+                    for number, segment in enumerate(segments)
+                ),
+            )
+        )
+    if not infers:
+        raise MalformedInputError("infers: got none, want at least 1")
+    return tuple(infers)
+
+
+def _tensors(subjects: Mapping[str, Digest], prefix: str) -> dict[str, Digest]:
+    tensors = {
+        name.removeprefix(prefix): parse_digest(
+            digest, what=f"subject {name!r:.80}", algorithm=TENSOR
+        )
+        for name, digest in subjects.items()
+        if name.startswith(prefix)
+    }
+    if len(tensors) > MAX_TENSORS:
+        raise MalformedInputError(f"{prefix}: want at most {MAX_TENSORS} tensors")
+    return tensors
+
+
+def issue(receipt: Receipt, key: SigningKey) -> Envelope:
+    """Sign a receipt with the entry's key; ``payload_digest`` names it from then on."""
+    return sign(key, INTOTO_TYPE, receipt.to_statement())
+
+
+def parse_receipt(envelope: Envelope) -> Receipt:
+    """Read what an envelope says; the signature is NOT checked here.
+
+    Raises:
+        MalformedInputError: Another payload type, not canonical JSON, not a receipt.
+    """
+    if envelope.payload_type != INTOTO_TYPE:
+        raise MalformedInputError(
+            f"receipt payloadType: got {envelope.payload_type!r:.100}, "
+            f"want {INTOTO_TYPE}"
+        )
+    document = parse_json(
+        envelope.payload, what="receipt", max_bytes=MAX_ENVELOPE_BYTES
+    )
+    if canonical_json(document) != envelope.payload:
+        raise MalformedInputError("receipt: payload is not canonical JSON")
+    return Receipt.from_statement(document)

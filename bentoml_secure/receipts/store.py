@@ -1,0 +1,367 @@
+"""Where receipts are kept: SQLite in one file, nothing ever changed or removed.
+
+Documents that many receipts share (key documents, evidence, plan, scenario) are kept
+once, by digest. Triggers in the file itself refuse UPDATE, DELETE and replacing
+INSERTs on every table, so that no program that merely opens it rewrites history. Who
+owns the file can still drop the triggers: what makes a receipt unchangeable is its
+signature, and what makes it undeniable is the copy that the caller holds.
+
+Old receipts go with their file: begin a new file per month and archive the old one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from bentoml_secure.attestation.key_document import KeyDocument
+from bentoml_secure.digest import (
+    REQUEST_ID_BYTES,
+    Digest,
+    canonical_json,
+    parse_hex,
+    parse_json,
+)
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    UnavailableError,
+)
+from bentoml_secure.receipts.bundle import (
+    MAX_BUNDLE_BYTES,
+    Bundle,
+    EvidenceRecord,
+    scenario_from_json,
+)
+from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, Receipt, parse_receipt
+from bentoml_secure.signing import Envelope
+from bentoml_secure.split.plan import parse_plan
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 5.0
+MAX_REMEMBERED = 65_536
+"""Digests known to be in the file, so that most calls write one row only."""
+
+_SCHEMA = """
+CREATE TABLE documents (digest TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE receipts (
+    receipt_id TEXT PRIMARY KEY, payload_type TEXT NOT NULL, payload BLOB NOT NULL,
+    key_id TEXT NOT NULL, signature BLOB NOT NULL
+);
+CREATE TABLE attachments (
+    receipt_id TEXT NOT NULL REFERENCES receipts, payload_type TEXT NOT NULL,
+    payload BLOB NOT NULL, key_id TEXT NOT NULL, signature BLOB NOT NULL
+);
+CREATE INDEX attachments_of ON attachments (receipt_id);
+CREATE TRIGGER documents_once BEFORE INSERT ON documents
+    WHEN EXISTS (SELECT 1 FROM documents WHERE digest = NEW.digest)
+    BEGIN SELECT RAISE(IGNORE); END;
+CREATE TRIGGER receipts_once BEFORE INSERT ON receipts
+    WHEN EXISTS (SELECT 1 FROM receipts WHERE receipt_id = NEW.receipt_id)
+    BEGIN SELECT RAISE(ABORT, 'a receipt of this id exists'); END;
+CREATE TRIGGER attachments_bounded BEFORE INSERT ON attachments
+    WHEN (SELECT COUNT(*) FROM attachments WHERE receipt_id = NEW.receipt_id) >= {most}
+    BEGIN SELECT RAISE(ABORT, 'too many attachments'); END;
+"""
+
+_IMMUTABLE = """
+CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
+    BEGIN SELECT RAISE(ABORT, 'receipts are never changed or removed'); END;
+"""
+
+_INSERT_RECEIPT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)"
+_INSERT_ATTACHMENT = "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)"
+_SELECT_RECEIPT = (
+    "SELECT payload_type, payload, key_id, signature FROM receipts WHERE receipt_id = ?"
+)
+_SELECT_ATTACHMENTS = (
+    "SELECT payload_type, payload, key_id, signature FROM attachments "
+    "WHERE receipt_id = ? ORDER BY rowid"
+)
+
+
+class ReceiptStore(Protocol):
+    """What the entry service needs of a store; any thread may call."""
+
+    def put(self, receipt: Receipt, bundle: Bundle) -> None:
+        """Keep a new receipt and the documents that it names.
+
+        Raises:
+            ConfigurationError: A receipt of this id exists; a document is missing.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def attach(self, receipt_id: str, attachment: Envelope) -> None:
+        """Keep what came later to a receipt.
+
+        Raises:
+            ConfigurationError: No such receipt, or it has too many attachments.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def bundle(self, receipt_id: str) -> Bundle:
+        """Return a receipt with its attachments and documents.
+
+        Raises:
+            ConfigurationError: No such receipt.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store; every later call fails."""
+        ...
+
+
+class SqliteReceiptStore:
+    """Receipts in one SQLite file; several processes may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._remembered: set[Digest] = set()
+        try:
+            # Made by us first, so that nobody else may read it.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._connection = sqlite3.connect(
+                path,
+                timeout=BUSY_TIMEOUT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(
+                f"receipt store {path}: {error}.",
+                remedy="Name a file in a folder that exists and can be written.",
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            for pragma in (
+                "journal_mode=WAL",
+                # A crash of the process loses nothing; a power cut may lose the last
+                # receipts, never the file.
+                "synchronous=NORMAL",
+                "foreign_keys=ON",
+            ):
+                self._connection.execute(f"PRAGMA {pragma}")
+            with self._transaction():
+                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    self._create()
+        except sqlite3.DatabaseError as error:
+            raise ConfigurationError(
+                f"receipt store {self._path}: {error}.",
+                remedy="Name another file; this one is not a receipt store.",
+            ) from error
+        if version not in (0, SCHEMA_VERSION):
+            raise ConfigurationError(
+                f"receipt store {self._path} schema: got version {version}, "
+                f"want {SCHEMA_VERSION}.",
+                remedy="Open it with the release that wrote it, or name another file.",
+            )
+
+    def _create(self) -> None:
+        script = _SCHEMA.format(most=MAX_ATTACHMENTS)
+        for table in ("documents", "receipts", "attachments"):
+            for verb in ("UPDATE", "DELETE"):
+                script += _IMMUTABLE.format(table=table, verb=verb)
+        for statement in _statements(script):
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def put(self, receipt: Receipt, bundle: Bundle) -> None:
+        """Keep a new receipt and the documents that it names.
+
+        Args:
+            receipt: What ``bundle.receipt`` signs.
+            bundle: Its attachments must be empty: they come through ``attach``.
+
+        Raises:
+            ConfigurationError: A receipt of this id exists; a document is missing.
+            UnavailableError: The file is locked, full or gone.
+        """
+        if bundle.attachments:
+            raise ConfigurationError("receipt store: put() takes no attachments")
+        with self._lock:
+            named = _named_by(receipt)
+            new = self._documents(bundle, named - self._remembered)
+            with self._writing(f"receipt {receipt.receipt_id}"):
+                for digest, body in new:
+                    self._connection.execute(
+                        "INSERT INTO documents VALUES (?, ?)", (digest, body)
+                    )
+                self._connection.execute(
+                    _INSERT_RECEIPT, (receipt.receipt_id, *_columns(bundle.receipt))
+                )
+            if len(self._remembered) > MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered |= named
+
+    @staticmethod
+    def _documents(bundle: Bundle, wanted: set[Digest]) -> list[tuple[Digest, bytes]]:
+        if not wanted:
+            return []
+        documents: dict[Digest, Any] = {
+            bundle.plan.digest: bundle.plan,
+            bundle.scenario.digest: bundle.scenario,
+            **{document.digest: document for document in bundle.key_documents},
+            **{record.digest: record for record in bundle.evidence},
+        }
+        if missing := wanted - documents.keys():
+            raise ConfigurationError(
+                f"receipt store: the bundle lacks {min(missing)}, which the receipt "
+                "names"
+            )
+        return [(d, canonical_json(documents[d].to_json())) for d in sorted(wanted)]
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            with self._transaction():
+                yield
+        except sqlite3.IntegrityError as error:
+            raise ConfigurationError(f"{what}: {error}") from error
+        except sqlite3.Error as error:
+            raise UnavailableError(f"receipt store {self._path}: {error}") from error
+
+    def attach(self, receipt_id: str, attachment: Envelope) -> None:
+        """Keep what came later to a receipt.
+
+        Raises:
+            ConfigurationError: No such receipt, or it has too many attachments.
+            UnavailableError: The file is locked, full or gone.
+        """
+        with self._lock, self._writing(f"attachment of receipt {receipt_id!r:.60}"):
+            self._connection.execute(
+                _INSERT_ATTACHMENT, (receipt_id, *_columns(attachment))
+            )
+
+    def bundle(self, receipt_id: str) -> Bundle:
+        """Return a receipt with its attachments and documents.
+
+        Args:
+            receipt_id: 32 hex digits, from outside.
+
+        Raises:
+            ConfigurationError: No such receipt.
+            UnavailableError: The file is locked or gone, or lacks a document.
+            MalformedInputError: What is stored does not parse.
+        """
+        try:
+            parse_hex(receipt_id, what="receipt id", length=REQUEST_ID_BYTES)
+        except MalformedInputError as error:
+            raise ConfigurationError(str(error)) from error
+        with self._lock, self._reading():
+            row = self._connection.execute(_SELECT_RECEIPT, (receipt_id,)).fetchone()
+            if row is None:
+                raise ConfigurationError(
+                    f"receipt {receipt_id}: this store holds none of that id"
+                )
+            envelope = _envelope(row)
+            receipt = parse_receipt(envelope)
+            attachments = self._connection.execute(_SELECT_ATTACHMENTS, (receipt_id,))
+            return Bundle(
+                receipt=envelope,
+                attachments=tuple(map(_envelope, attachments)),
+                key_documents=tuple(
+                    KeyDocument.from_json(self._document(digest))
+                    for digest in _unique(p.key_document for p in receipt.parties)
+                ),
+                evidence=tuple(
+                    EvidenceRecord.from_json(self._document(digest))
+                    for digest in _unique(p.evidence for p in receipt.parties)
+                ),
+                plan=parse_plan(self._body(receipt.plan_digest)),
+                scenario=scenario_from_json(self._document(receipt.scenario_digest)),
+            )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UnavailableError(f"receipt store {self._path}: {error}") from error
+
+    def _body(self, digest: Digest) -> bytes:
+        row = self._connection.execute(
+            "SELECT body FROM documents WHERE digest = ?", (digest,)
+        ).fetchone()
+        if row is None:
+            raise UnavailableError(f"receipt store {self._path}: {digest} is missing")
+        return bytes(row[0])
+
+    def _document(self, digest: Digest) -> Any:
+        return parse_json(
+            self._body(digest), what="stored document", max_bytes=MAX_BUNDLE_BYTES
+        )
+
+    def close(self) -> None:
+        """Let go of the file; every later call fails."""
+        with self._lock:
+            self._connection.close()
+
+
+def _named_by(receipt: Receipt) -> set[Digest]:
+    named = {receipt.plan_digest, receipt.scenario_digest}
+    for party in receipt.parties:
+        named |= {party.key_document, party.evidence}
+    return named
+
+
+def _columns(envelope: Envelope) -> tuple[str, bytes, str, bytes]:
+    return (
+        envelope.payload_type,
+        envelope.payload,
+        envelope.key_id,
+        envelope.signature,
+    )
+
+
+def _envelope(row: tuple[object, ...]) -> Envelope:
+    # SQLite keeps values of any type in any column, and others may hold the file.
+    payload_type, payload, key_id, signature = row
+    if not (
+        isinstance(payload_type, str)
+        and isinstance(payload, bytes)
+        and isinstance(key_id, str)
+        and isinstance(signature, bytes)
+    ):
+        raise MalformedInputError("stored envelope: a column is of another type")
+    return Envelope(payload_type, payload, key_id, signature)
+
+
+def _unique(digests: Iterator[Digest]) -> list[Digest]:
+    return list(dict.fromkeys(digests))
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a script: ``executescript`` would commit the transaction around it."""
+    statement = ""
+    for part in script.split(";"):
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
