@@ -241,7 +241,8 @@ class LocalChannel:
         self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
     ) -> Received:
         """Hand the bytes of an exchange to the runner and read its answer's."""
-        pieces = [exchange.encode(), outgoing.layout.header, *outgoing.data()]
+        pieces: list[bytes | memoryview] = [exchange.encode(), outgoing.layout.header]
+        pieces += outgoing.data()
         request = RequestReader(sum(map(len, pieces)), self._core.admit)
         for piece in pieces:
             request.feed(piece)

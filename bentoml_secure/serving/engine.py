@@ -1,0 +1,281 @@
+"""Runs a plan over its replicas, segment by segment, and records how they agreed.
+
+For each segment, in the plan's order:
+
+    1. every replica of the committee is sent the agreed inputs (encoded once)
+    2. an answer counts as a vote if its tensors are what the plan promises and its
+       statement, under the attested key, says exactly this exchange
+    3. a quorum of votes decides; the medoid's tensors go on to the next segment
+    4. votes that come later are collected for the scenario's grace and attached
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bentoml_secure import metrics
+from bentoml_secure.consensus.collect import Answer, Late, Round, collect
+from bentoml_secure.consensus.quorum import Member, Vote
+from bentoml_secure.consensus.rules import load_rule
+from bentoml_secure.digest import Digest
+from bentoml_secure.errors import (
+    QuorumNotReached,
+    SecureError,
+    VerificationError,
+)
+from bentoml_secure.receipts.receipt import InferRecord, SegmentRecord
+from bentoml_secure.serving.channel import ConnectionLostError, Received
+from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.peers import Attested, Peer
+from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.signing import Envelope
+from bentoml_secure.split.plan import Plan
+from bentoml_secure.statements import (
+    EXCHANGE_ID_BYTES,
+    parse_statement_envelope,
+    require_statement,
+    verify_statement,
+)
+from bentoml_secure.tensors import Array, commit, require, require_values
+
+RULE = "within_tolerance"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a replica made in one exchange, verified."""
+
+    tensors: Mapping[str, Array]
+    commitments: Mapping[str, Digest]
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class PendingVotes:
+    """Votes of one segment still being collected after the decision."""
+
+    infer_index: int
+    segment_index: int
+    tolerance: float
+    agreed: Made
+    task: asyncio.Task[Late[Made]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Tensors that the chain has so far, and the commitment of each."""
+
+    tensors: dict[str, Array]
+    commitments: dict[str, Digest]
+
+
+class Engine:
+    """Runs the plan of one deployment.
+
+    Args:
+        plan: The split plan.
+        peers: The replicas of each segment, in the plan's order.
+    """
+
+    def __init__(self, plan: Plan, peers: Sequence[Sequence[Peer]]) -> None:
+        self.plan = plan
+        self.peers = peers
+        self.distance = load_rule(RULE)().distance
+
+    async def infer(
+        self, context: RequestContext, feed: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Run the whole plan on named inputs and return its named outputs.
+
+        Args:
+            context: The request's; gets the record of this call.
+            feed: Exactly the plan's inputs.
+
+        Raises:
+            MalformedInputError: Inputs that are not the plan's.
+            QuorumNotReached: A segment's replicas did not agree in time.
+        """
+        index = context.next_index
+        context.next_index += 1
+        try:
+            return await self._infer(context, index, feed)
+        except SecureError as error:
+            context.failure = context.failure or error
+            raise
+
+    async def _infer(
+        self, context: RequestContext, index: int, feed: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        tensors = {name: np.asarray(array) for name, array in feed.items()}
+        require(tensors, self.plan.inputs)
+        salts = {name: context.salt(index, "tensor", name) for name in self._names()}
+        inputs = commit(tensors, {name: salts[name] for name in tensors})
+        values = _Values(tensors, dict(inputs))
+        records = []
+        for segment_index in range(len(self.plan.segments)):
+            records.append(
+                await self._segment(context, index, segment_index, values, salts)
+            )
+        outputs = [spec.name for spec in self.plan.outputs]
+        context.infers.append(
+            InferRecord(
+                index=index,
+                inputs=inputs,
+                outputs={name: values.commitments[name] for name in outputs},
+                segments=tuple(records),
+            )
+        )
+        return {name: values.tensors[name] for name in outputs}
+
+    def _names(self) -> set[str]:
+        made = {spec.name for s in self.plan.segments for spec in s.outputs}
+        return made | {spec.name for spec in self.plan.inputs}
+
+    async def _segment(
+        self,
+        context: RequestContext,
+        infer_index: int,
+        segment_index: int,
+        values: _Values,
+        salts: Mapping[str, bytes],
+    ) -> SegmentRecord:
+        segment = self.plan.segments[segment_index]
+        names = [spec.name for spec in segment.inputs]
+        asking = _Asking(
+            context,
+            infer_index,
+            self.plan.digest,
+            Outgoing.of({name: values.tensors[name] for name in names}),
+            {name: values.commitments[name] for name in sorted(names)},
+            salts,
+        )
+        peers = self._committee(context, segment_index)
+        by_name = {peer.name: peer for peer in peers}
+        scenario = context.scenario
+        label = str(segment_index)
+        try:
+            agreed: Round[Made] = await collect(
+                [Member(replica=peer.name) for peer in peers],
+                lambda member: asking.ask(by_name[member.replica]),
+                distance=lambda a, b: self.distance(a.tensors, b.tensors),
+                quorum=scenario.quorum,
+                tolerance=segment.tolerance,
+                deadline_seconds=scenario.deadline_ms / 1000,
+                grace_seconds=scenario.grace_ms / 1000,
+            )
+        except QuorumNotReached:
+            metrics.count_quorum(label, "refused")
+            metrics.count_verification("consensus", label, "fail")
+            raise
+        metrics.count_quorum(label, "agreed")
+        metrics.count_verification("consensus", label, "pass")
+        for replica in agreed.tally.dissenters:
+            metrics.count_dissent(label, replica)
+        made = agreed.agreed.value
+        if agreed.late is not None:
+            context.late.append(
+                PendingVotes(
+                    infer_index, segment_index, segment.tolerance, made, agreed.late
+                )
+            )
+        values.tensors.update(made.tensors)
+        values.commitments.update(made.commitments)
+        return SegmentRecord(
+            segment=segment.identity,
+            tally=agreed.tally,
+            statements={n: a.value.envelope for n, a in agreed.answers.items()},
+        )
+
+    def _committee(self, context: RequestContext, segment_index: int) -> list[Peer]:
+        # The first n of the replicas; a drawn committee takes this place.
+        return list(self.peers[segment_index][: context.scenario.replicas])
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        for replicas in self.peers:
+            for peer in replicas:
+                await peer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One segment's inputs, as every replica of its committee is asked."""
+
+    context: RequestContext
+    infer_index: int
+    plan_digest: Digest
+    outgoing: Outgoing
+    inputs: Mapping[str, Digest]
+    salts: Mapping[str, bytes]
+
+    async def ask(self, peer: Peer) -> Answer[Made]:
+        """Return one replica's verified answer.
+
+        Raises:
+            SecureError: Not attested, no answer, or one that is not what was asked.
+        """
+        attested = self.context.pin(peer)
+        try:
+            made = await self._attempt(peer, attested)
+        except ConnectionLostError:
+            # An idle connection that the runner closed: once more, as a new exchange.
+            made = await self._attempt(peer, attested)
+        except VerificationError:
+            peer.renew()
+            raise
+        vote = Vote(
+            replica=peer.name, commitments=tuple(sorted(made.commitments.items()))
+        )
+        return Answer(vote=vote, value=made)
+
+    async def _attempt(self, peer: Peer, attested: Attested) -> Made:
+        segment = peer.segment
+        exchange = Exchange(
+            request_id=self.context.request_id.hex(),
+            nonce=self.context.nonce.hex(),
+            infer_index=self.infer_index,
+            exchange_id=secrets.token_hex(EXCHANGE_ID_BYTES),
+            plan_digest=self.plan_digest,
+            segment=segment.identity,
+            input_salts={s.name: self.salts[s.name] for s in segment.inputs},
+            output_salts={s.name: self.salts[s.name] for s in segment.outputs},
+        )
+        received = await peer.channel.exchange(exchange, self.outgoing, segment.outputs)
+        require_values(received.tensors, segment.outputs)
+        with metrics.verification("statement", str(peer.index)):
+            envelope = self._verify(exchange, attested, received)
+        return Made(received.tensors, received.commitments, envelope)
+
+    def _verify(
+        self, exchange: Exchange, attested: Attested, received: Received
+    ) -> Envelope:
+        envelope = parse_statement_envelope(received.statement)
+        statement = verify_statement(envelope, attested.key)
+        require_statement(
+            statement,
+            {
+                "request_id": exchange.request_id,
+                "nonce": exchange.nonce,
+                "plan_digest": exchange.plan_digest,
+                "infer_index": exchange.infer_index,
+                "exchange_id": exchange.exchange_id,
+                "segment": exchange.segment,
+                "key_document": attested.party.key_document,
+                "inputs": self.inputs,
+                "outputs": received.commitments,
+            },
+        )
+        return envelope
+
+
+async def keep_all_attested(peers: Sequence[Sequence[Peer]]) -> None:
+    """Keep every replica attested until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for replicas in peers:
+            for peer in replicas:
+                group.create_task(peer.keep_attested())

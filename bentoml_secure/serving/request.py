@@ -1,0 +1,151 @@
+"""What one secured HTTP request gathers between its arrival and its receipt."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, derive_salt, parse_hex
+from bentoml_secure.errors import ConfigurationError, SecureError
+from bentoml_secure.receipts.receipt import (
+    CALLER,
+    DRAW_BYTES,
+    ENTRY,
+    InferRecord,
+    derive_request_id,
+)
+from bentoml_secure.scenario import Scenario
+from bentoml_secure.serving.asgi import Headers, header
+
+if TYPE_CHECKING:
+    from bentoml_secure.serving.engine import PendingVotes
+    from bentoml_secure.serving.peers import Attested, Peer
+
+NONCE = b"bsec-nonce"
+ROOT_SALT = b"bsec-root-salt"
+SCENARIO = b"bsec-scenario"
+EVIDENCE_NONCE = b"bsec-evidence-nonce"
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestContext:
+    """One request: what the caller sent, and what its ``infer`` calls left behind.
+
+    Attributes:
+        nonce: The caller's 32 bytes, or the entry's where it sent none.
+        root_salt: 32 secret bytes, likewise.
+        r: The entry's 32 bytes; the request id follows from it and the nonce.
+        scenario: What the request must carry.
+        evidence_nonce: The nonce under which the caller has the entry's evidence.
+        infers: Records of the calls so far.
+        failure: The first ``infer`` that failed; no answer leaves after that.
+        pinned: Evidence of each replica, the same for the whole request.
+        late: Votes still being collected.
+    """
+
+    api: str
+    nonce: bytes
+    nonce_drawn_by: str
+    root_salt: bytes
+    salt_drawn_by: str
+    r: bytes
+    scenario: Scenario
+    evidence_nonce: bytes | None
+    started_at: datetime
+    infers: list[InferRecord] = field(default_factory=list)
+    next_index: int = 0
+    failure: SecureError | None = None
+    pinned: dict[str, Attested] = field(default_factory=dict)
+    late: list[PendingVotes] = field(default_factory=list)
+
+    @property
+    def request_id(self) -> bytes:
+        """The 16 bytes that name this request and its receipt."""
+        return derive_request_id(self.r, self.nonce)
+
+    def salt(self, infer_index: int, purpose: str, name: str) -> bytes:
+        """Return the salt of one tensor or body of this request."""
+        return derive_salt(
+            self.root_salt,
+            request_id=self.request_id,
+            infer_index=infer_index,
+            purpose=purpose,
+            name=name,
+        )
+
+    def pin(self, peer: Peer) -> Attested:
+        """Return a replica's evidence, one and the same for the whole request.
+
+        Raises:
+            UnavailableError: There is none that the scenario accepts.
+        """
+        if peer.name not in self.pinned:
+            self.pinned[peer.name] = peer.require(
+                self.scenario.evidence_max_age_seconds
+            )
+        return self.pinned[peer.name]
+
+    async def abandon(self) -> None:
+        """Cancel what still runs for this request."""
+        tasks = [pending.task for pending in self.late]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_current: ContextVar[RequestContext] = ContextVar("bentoml_secure_request")
+
+
+def enter(context: RequestContext) -> None:
+    """Make ``context`` that of the running task and of what it starts."""
+    _current.set(context)
+
+
+def current() -> RequestContext:
+    """Return the context of the request that is being served.
+
+    Raises:
+        ConfigurationError: There is none: called outside a request, or from a
+            batched API, whose calls belong to several requests at once.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise ConfigurationError(
+            "infer was called outside a secured request.",
+            remedy="Call it from an API method of the service (batchable=False).",
+        ) from None
+
+
+def draw_context(
+    headers: Headers, api: str, scenario: Scenario, started_at: datetime
+) -> RequestContext:
+    """Make the context of a request; what the caller did not send is drawn.
+
+    Raises:
+        MalformedInputError: A header that is not 32 bytes of lower-case hex.
+    """
+    nonce = _hex_header(headers, NONCE, NONCE_BYTES)
+    root_salt = _hex_header(headers, ROOT_SALT, SALT_BYTES)
+    return RequestContext(
+        api=api,
+        nonce=nonce or secrets.token_bytes(NONCE_BYTES),
+        nonce_drawn_by=CALLER if nonce else ENTRY,
+        root_salt=root_salt or secrets.token_bytes(SALT_BYTES),
+        salt_drawn_by=CALLER if root_salt else ENTRY,
+        r=secrets.token_bytes(DRAW_BYTES),
+        scenario=scenario,
+        evidence_nonce=_hex_header(headers, EVIDENCE_NONCE, NONCE_BYTES),
+        started_at=started_at,
+    )
+
+
+def _hex_header(headers: Headers, name: bytes, length: int) -> bytes | None:
+    text = header(headers, name)
+    if text is None:
+        return None
+    return parse_hex(text, what=f"header {name.decode()}", length=length)
