@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import math
 import re
+import sys
 from typing import Any, NewType
 
 import rfc8785
@@ -167,7 +167,8 @@ def is_finite_number(value: object) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        # A comparison, for math.isfinite raises on integers beyond a float.
+        and abs(value) <= sys.float_info.max
     )
 
 

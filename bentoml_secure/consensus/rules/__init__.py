@@ -1,0 +1,48 @@
+"""When are two answers alike? The table of rules.
+
+A rule gives the distance of two answers, and None where they cannot be compared; the
+quorum decides what distance still agrees. A new rule is one file here and one line in
+the table; third parties register under the entry-point group
+``bentoml_secure.consensus_rules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from bentoml_secure import registry
+from bentoml_secure.tensors import Array
+
+_HERE = "bentoml_secure.consensus.rules"
+RULES = {
+    "exact": f"{_HERE}.exact:Exact",
+    "within_tolerance": f"{_HERE}.within_tolerance:WithinTolerance",
+}
+GROUP = "bentoml_secure.consensus_rules"
+
+
+class Rule(Protocol):
+    """What a rule has to offer; made without arguments, shared between threads."""
+
+    def distance(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> float | None:
+        """Return how far two answers lie apart: finite, from 0, symmetric.
+
+        Args:
+            a: Output tensors of one replica by name.
+            b: Those of another.
+
+        Returns:
+            None where they are not comparable, and so never agree.
+        """
+
+
+def load_rule(kind: str) -> Rule:
+    """Return the rule of that kind.
+
+    Raises:
+        UnknownKindError: Nobody registered the kind.
+        ConfigurationError: A plugin claims the name of a built-in kind.
+    """
+    rule: Rule = registry.load(kind, RULES, GROUP)()
+    return rule
