@@ -17,4 +17,6 @@ this room:
     key_document       what evidence binds: keys, role, plan, package
     verification       all of it for one key document
     tees               one file per kind
+    dev_root           the folder that simulated evidence hangs on
+    dev_chain          its certificates
 """
