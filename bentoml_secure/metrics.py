@@ -25,6 +25,7 @@ Mechanism = Literal[
     "attestation", "session", "statement", "consensus", "proof", "receipt"
 ]
 Result = Literal["pass", "fail", "error"]
+ReceiptState = Literal["issued", "completed", "failed"]
 
 _SECONDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -138,9 +139,7 @@ def count_quorum(segment: str, outcome: Literal["agreed", "refused"]) -> None:
     _quorum().labels(segment, outcome).inc()
 
 
-def count_receipt(
-    scenario: str, state: Literal["issued", "completed", "failed"]
-) -> None:
+def count_receipt(scenario: str, state: ReceiptState) -> None:
     """Count one receipt entering a state."""
     _receipts().labels(scenario, state).inc()
 

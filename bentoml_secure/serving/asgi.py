@@ -31,15 +31,6 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 logger = logging.getLogger("bentoml_secure")
 
-_CODES: Sequence[tuple[type[SecureError], int, str]] = (
-    (MalformedInputError, 400, "malformed-input"),
-    (ConfigurationError, 400, "configuration"),
-    (QuorumNotReached, 503, "quorum-not-reached"),
-    (UnavailableError, 503, "unavailable"),
-    (PolicyRejected, 502, "policy-rejected"),
-    (VerificationError, 502, "verification"),
-)
-
 
 class DisconnectedError(SecureError):
     """The caller went away before its message was complete."""
@@ -47,6 +38,18 @@ class DisconnectedError(SecureError):
 
 class RequestTooLargeError(MalformedInputError):
     """A body over the cap."""
+
+
+class NotFoundError(SecureError):
+    """No such path, or no such receipt."""
+
+
+class UnauthorisedError(SecureError):
+    """A path that wants a token the caller did not show."""
+
+
+class HandlerError(SecureError):
+    """The service's own handler broke a rule of secured APIs."""
 
 
 def header(headers: Headers, name: bytes) -> str | None:
@@ -75,7 +78,19 @@ def content_length(headers: Headers, *, max_bytes: int) -> int:
         RequestTooLargeError: Over the cap.
     """
     text = header(headers, b"content-length")
-    if text is None or not text.isdecimal():
+    if text is None:
+        raise MalformedInputError("content-length: want one")
+    return bounded_length(text, max_bytes=max_bytes)
+
+
+def bounded_length(text: str, *, max_bytes: int) -> int:
+    """Return the number of bytes that a content-length spells.
+
+    Raises:
+        MalformedInputError: No number.
+        RequestTooLargeError: Over the cap.
+    """
+    if not (text.isascii() and text.isdecimal()):
         raise MalformedInputError("content-length: want a number of bytes")
     if len(text) > 18 or int(text) > max_bytes:
         raise RequestTooLargeError(
@@ -146,14 +161,26 @@ async def send_json(
     await send({"type": "http.response.body", "body": body})
 
 
+_STATUS_CODES: Sequence[tuple[type[SecureError], int, str]] = (
+    (RequestTooLargeError, 413, "too-large"),
+    (NotFoundError, 404, "not-found"),
+    (UnauthorisedError, 401, "unauthorised"),
+    (HandlerError, 500, "handler"),
+    (MalformedInputError, 400, "malformed-input"),
+    (ConfigurationError, 400, "configuration"),
+    (QuorumNotReached, 503, "quorum-not-reached"),
+    (UnavailableError, 503, "unavailable"),
+    (PolicyRejected, 502, "policy-rejected"),
+    (VerificationError, 502, "verification"),
+)
+
+
 def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     """Return the status and JSON document that tell a caller of an error.
 
     Errors that are not ours are logged and told apart only as ``internal``.
     """
-    if isinstance(error, RequestTooLargeError):
-        return 413, {"error": {"code": "too-large", "message": str(error)}}
-    for kind, status, code in _CODES:
+    for kind, status, code in _STATUS_CODES:
         if isinstance(error, kind):
             described: dict[str, Any] = {"code": code, "message": str(error)}
             if isinstance(error, QuorumNotReached):

@@ -31,6 +31,7 @@ from bentoml_secure.serving.exchange import (
 )
 from bentoml_secure.serving.readers import RequestReader, ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
+from bentoml_secure.serving.runner_app import attestation_document
 from bentoml_secure.tensors import Array, TensorSpec
 
 # uvicorn closes an idle connection after 5 s, and a reused one then fails a POST.
@@ -258,11 +259,7 @@ class LocalChannel:
     async def attest(self, nonce: bytes) -> Any:
         """Ask the runner of this process."""
         keys = self._core.identity.keys
-        return {
-            "key_document": keys.document.to_json(),
-            "evidence": self._core.identity.attest(nonce, keys).to_json(),
-            "endorsements": [],
-        }
+        return attestation_document(keys, self._core.identity.attest(nonce, keys))
 
     async def probe(self) -> None:
         """Return: it is this process."""

@@ -85,7 +85,7 @@ class Engine:
     def __init__(self, plan: Plan, peers: Sequence[Sequence[Peer]]) -> None:
         self.plan = plan
         self.peers = peers
-        self.distance = load_rule(RULE)().distance
+        self.distance = load_rule(RULE).distance
 
     async def infer(
         self, context: RequestContext, feed: Mapping[str, Array]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from bentoml_secure.attestation.evidence import Evidence
 from bentoml_secure.attestation.key_document import (
     BOOT_ID_BYTES,
     KeyDocument,
@@ -21,6 +20,7 @@ from bentoml_secure.attestation.key_document import (
 )
 from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.digest import Digest
+from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.signing import SigningKey
 
 KEY_LIFETIME = timedelta(days=7)
@@ -72,7 +72,7 @@ class Identity:
             self._keys = self._make_keys()
         return self._keys
 
-    def attest(self, nonce: bytes, keys: Keys) -> Evidence:
+    def attest(self, nonce: bytes, keys: Keys) -> EvidenceRecord:
         """Return fresh evidence that binds ``keys`` to ``nonce``.
 
         Args:
@@ -82,7 +82,8 @@ class Identity:
         Raises:
             UnavailableError: The attester's device does not answer.
         """
-        return self._attester.attest(report_data(nonce, keys.document))
+        evidence = self._attester.attest(report_data(nonce, keys.document))
+        return EvidenceRecord(evidence=evidence)
 
     def _make_keys(self) -> Keys:
         signing = SigningKey.generate()

@@ -18,9 +18,11 @@ from typing import Any
 from bentoml_secure.attestation.evidence import endorsements_to_json
 from bentoml_secure.digest import NONCE_BYTES, parse_hex
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.serving.asgi import (
     App,
     DisconnectedError,
+    NotFoundError,
     Receive,
     Scope,
     Send,
@@ -31,7 +33,7 @@ from bentoml_secure.serving.asgi import (
     send_json,
 )
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.serving.identity import Keys
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore
 
@@ -96,21 +98,14 @@ class RunnerDoor:
         if route == ("POST", f"{PREFIX}/infer"):
             await self._infer(scope, receive, send)
         elif route == ("POST", f"{PREFIX}/attest"):
-            await answer_attest(self._core().identity, receive, send)
+            identity = self._core().identity
+            keys, nonce = identity.keys, await receive_nonce(receive)
+            record = identity.attest(nonce, keys)
+            await send_json(send, 200, attestation_document(keys, record))
         elif route == ("GET", "/metrics"):
             await send_metrics(send)
         else:
-            await send_json(
-                send,
-                404,
-                {
-                    "error": {
-                        "code": "not-found",
-                        "message": "A runner has no such path.",
-                    }
-                },
-                {"connection": "close"},
-            )
+            raise NotFoundError(f"{route[0]} {route[1][:100]}: no such path")
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
@@ -144,27 +139,25 @@ class RunnerDoor:
             await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-async def answer_attest(identity: Identity, receive: Receive, send: Send) -> None:
-    """Answer a nonce with the key document and evidence that binds both.
+async def receive_nonce(receive: Receive) -> bytes:
+    """Return the 32 bytes of an attest call.
 
     Raises:
-        SecureError: No nonce of 32 bytes, or the attester does not answer.
+        SecureError: Anything but {"nonce": 64 hex digits}.
     """
     document = await receive_json(receive, what="attest", max_bytes=MAX_ATTEST_BYTES)
     if not isinstance(document, dict) or document.keys() != {"nonce"}:
         raise MalformedInputError("attest: want exactly nonce")
-    nonce = parse_hex(document["nonce"], what="attest nonce", length=NONCE_BYTES)
-    keys = identity.keys
-    evidence = identity.attest(nonce, keys)
-    await send_json(
-        send,
-        200,
-        {
-            "key_document": keys.document.to_json(),
-            "evidence": evidence.to_json(),
-            "endorsements": endorsements_to_json(()),
-        },
-    )
+    return parse_hex(document["nonce"], what="attest nonce", length=NONCE_BYTES)
+
+
+def attestation_document(keys: Keys, record: EvidenceRecord) -> dict[str, Any]:
+    """Return the JSON answer to an attest call."""
+    return {
+        "key_document": keys.document.to_json(),
+        "evidence": record.evidence.to_json(),
+        "endorsements": endorsements_to_json(record.endorsements),
+    }
 
 
 async def send_metrics(send: Send) -> None:

@@ -1,0 +1,89 @@
+"""What follows a receipt: votes that came late, signed as an attachment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from bentoml_secure import metrics
+from bentoml_secure.digest import Digest
+from bentoml_secure.receipts.attachments import (
+    LATE_VOTES,
+    LateAbsence,
+    LateAnswer,
+    LateInfer,
+    LateSegment,
+    LateVotes,
+    issue_late_votes,
+)
+from bentoml_secure.receipts.receipt import RequiredAttachment
+from bentoml_secure.serving.engine import Made, PendingVotes
+from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.signing import Envelope, SigningKey
+from bentoml_secure.statements import format_time
+from bentoml_secure.tensors import Array
+
+Distance = Callable[[Mapping[str, Array], Mapping[str, Array]], float | None]
+
+# How long after the grace the attachment must be there; a verifier's clock may differ.
+DEADLINE_MARGIN = timedelta(seconds=30)
+
+
+def required_attachments(
+    context: RequestContext, issued_at: datetime
+) -> tuple[RequiredAttachment, ...]:
+    """Return what must follow a receipt: late votes, if any are still out."""
+    if not context.late:
+        return ()
+    grace = timedelta(milliseconds=context.scenario.grace_ms)
+    deadline = format_time(issued_at + grace + DEADLINE_MARGIN)
+    return (RequiredAttachment(kind=LATE_VOTES, deadline=deadline),)
+
+
+async def late_votes(
+    context: RequestContext,
+    receipt_digest: Digest,
+    distance: Distance,
+    key: SigningKey,
+    clock: Callable[[], datetime],
+) -> Envelope:
+    """Wait for the votes still out and sign what became of them."""
+    infers: dict[int, list[LateSegment]] = {}
+    for pending in context.late:
+        segment = await _segment(pending, distance)
+        infers.setdefault(pending.infer_index, []).append(segment)
+    votes = LateVotes(
+        receipt_id=context.request_id.hex(),
+        issued_at=format_time(clock()),
+        infers=tuple(
+            LateInfer(index=index, segments=tuple(segments))
+            for index, segments in sorted(infers.items())
+        ),
+    )
+    return issue_late_votes(votes, receipt_digest, key)
+
+
+async def _segment(pending: PendingVotes, distance: Distance) -> LateSegment:
+    late = await pending.task
+    answers = []
+    for replica, answer in sorted(late.answers.items()):
+        apart = await _apart(pending.agreed, answer.value, distance)
+        if apart is None or apart > pending.tolerance:
+            metrics.count_dissent(str(pending.segment_index), replica)
+        answers.append(
+            LateAnswer(replica=replica, statement=answer.value.envelope, distance=apart)
+        )
+    absent: Sequence[LateAbsence] = [
+        LateAbsence(replica=absence.replica, reason=absence.reason)
+        for absence in sorted(late.absent, key=lambda absence: absence.replica)
+    ]
+    return LateSegment(
+        index=pending.segment_index, answers=tuple(answers), absent=tuple(absent)
+    )
+
+
+async def _apart(agreed: Made, late: Made, distance: Distance) -> float | None:
+    if late.commitments == agreed.commitments:
+        return 0.0
+    return await asyncio.to_thread(distance, agreed.tensors, late.tensors)

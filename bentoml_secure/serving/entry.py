@@ -1,0 +1,241 @@
+"""The entry of one deployment: its identity, replicas, receipts and what follows.
+
+Knows nothing of HTTP; ``entry_door.py`` is its door, ``service.py`` its place in
+BentoML.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from bentoml_secure import metrics
+from bentoml_secure.digest import NONCE_BYTES, commit_body
+from bentoml_secure.receipts.bundle import Bundle, EvidenceRecord
+from bentoml_secure.receipts.receipt import ENTRY, Draw, Party, Receipt, issue
+from bentoml_secure.receipts.store import ReceiptStore
+from bentoml_secure.scenario import Configuration
+from bentoml_secure.serving.completion import late_votes, required_attachments
+from bentoml_secure.serving.engine import Engine, keep_all_attested
+from bentoml_secure.serving.identity import Identity, Keys, utc_now
+from bentoml_secure.serving.peers import ready
+from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.signing import Envelope
+from bentoml_secure.statements import format_time
+
+logger = logging.getLogger("bentoml_secure")
+
+MAX_OPEN_NONCES = 10_000
+MAX_KEPT_SALTS = 10_000
+CLOSE_SECONDS = 10.0
+
+
+class OwnEvidence:
+    """The entry's evidence by nonce: a caller's, or one it drew itself."""
+
+    def __init__(self, identity: Identity, max_age: timedelta) -> None:
+        self._identity = identity
+        self._max_age = max_age
+        self._by_nonce: OrderedDict[bytes, tuple[Keys, Party, EvidenceRecord]] = (
+            OrderedDict()
+        )
+        self._drawn: bytes | None = None
+
+    def attest(self, nonce: bytes, now: datetime) -> tuple[Keys, EvidenceRecord]:
+        """Make evidence over a nonce and remember it for receipts."""
+        keys = self._identity.keys
+        record = self._identity.attest(nonce, keys)
+        party = Party(
+            name=keys.document.service,
+            role=ENTRY,
+            key_document=keys.digest,
+            evidence=record.digest,
+            evidence_nonce=nonce.hex(),
+            nonce_issued_at=format_time(now),
+        )
+        self._by_nonce[nonce] = (keys, party, record)
+        if len(self._by_nonce) > MAX_OPEN_NONCES:
+            self._by_nonce.popitem(last=False)
+        return keys, record
+
+    def for_receipt(
+        self, nonce: bytes | None, now: datetime
+    ) -> tuple[Keys, Party, EvidenceRecord]:
+        """Return evidence no older than allowed: the caller's, or the entry's own."""
+        for candidate in (nonce, self._drawn):
+            if candidate is not None and candidate in self._by_nonce:
+                keys, party, record = self._by_nonce[candidate]
+                issued = datetime.fromisoformat(party.nonce_issued_at)
+                # The same keys: a receipt is signed by those its evidence binds.
+                if now - issued < self._max_age and keys is self._identity.keys:
+                    return keys, party, record
+        self._drawn = secrets.token_bytes(NONCE_BYTES)
+        self.attest(self._drawn, now)
+        return self._by_nonce[self._drawn]
+
+
+class Entry:
+    """Serves one deployment.
+
+    Args:
+        configuration: Of the deployment.
+        identity: The entry's.
+        engine: Its plan over its replicas.
+        store: Where receipts stay.
+        max_age_seconds: Of evidence, by the appraisal policy.
+        keep_salts: Whether root salts that the entry drew may be asked for later.
+        clock: For times in receipts.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        identity: Identity,
+        engine: Engine,
+        store: ReceiptStore,
+        *,
+        max_age_seconds: float,
+        keep_salts: bool,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.configuration = configuration
+        self.identity = identity
+        self.engine = engine
+        self.store = store
+        self.clock = clock
+        self.salts: OrderedDict[str, bytes] = OrderedDict()
+        # Half of the age: evidence in a receipt must not age out while it is checked.
+        self.evidence = OwnEvidence(identity, timedelta(seconds=max_age_seconds / 2))
+        self._keep_salts = keep_salts
+        self._completions: dict[str, asyncio.Task[None]] = {}
+        self._attesting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to attest the replicas; does not wait for them."""
+        self._attesting = asyncio.create_task(keep_all_attested(self.engine.peers))
+
+    async def is_ready(self) -> bool:
+        """Tell, within a second, whether the minimum scenario could be served."""
+        scenarios = self.configuration.scenarios
+        least = scenarios.by_name[scenarios.minimum]
+        return await ready(
+            [replicas[: least.replicas] for replicas in self.engine.peers],
+            quorum=least.quorum,
+            max_age_seconds=least.evidence_max_age_seconds,
+        )
+
+    async def issue(
+        self, context: RequestContext, status: int, request: bytes, response: bytes
+    ) -> Envelope:
+        """Sign and store the receipt of an answered request.
+
+        It is stored when this returns, so no answer leaves without one.
+
+        Args:
+            context: Of the request, its ``infer`` calls done.
+            status: Of the HTTP response.
+            request: The body as it came.
+            response: The body as it will be sent.
+
+        Raises:
+            SecureError: It could not be stored.
+        """
+        now = self.clock()
+        keys, own, record = self.evidence.for_receipt(context.evidence_nonce, now)
+        salt = context.salt
+        receipt = Receipt(
+            receipt_id=context.request_id.hex(),
+            service=self.configuration.service,
+            api=context.api,
+            status=status,
+            scenario_name=context.scenario.name,
+            scenario_digest=context.scenario.digest,
+            plan_digest=self.engine.plan.digest,
+            config_digest=self.configuration.digest,
+            client_nonce=context.nonce.hex(),
+            nonce_drawn_by=context.nonce_drawn_by,
+            salt_drawn_by=context.salt_drawn_by,
+            draw=Draw.of(context.r, asserted=True),
+            parties=(own, *(a.party for a in context.pinned.values())),
+            request=commit_body(salt(0, "body", "request"), request),
+            response=commit_body(salt(0, "body", "response"), response),
+            infers=tuple(sorted(context.infers, key=lambda record: record.index)),
+            attachments=required_attachments(context, now),
+            started_at=format_time(context.started_at),
+            issued_at=format_time(now),
+        )
+        envelope = issue(receipt, keys.signing)
+        pinned = context.pinned.values()
+        bundle = Bundle(
+            receipt=envelope,
+            key_documents=(keys.document, *(a.document for a in pinned)),
+            evidence=(record, *(a.record for a in pinned)),
+            plan=self.engine.plan,
+            scenario=context.scenario,
+        )
+        await asyncio.to_thread(self.store.put, receipt, bundle)
+        metrics.count_receipt(context.scenario.name, "issued")
+        if context.salt_drawn_by == ENTRY and self._keep_salts:
+            self.salts[receipt.receipt_id] = context.root_salt
+            if len(self.salts) > MAX_KEPT_SALTS:
+                self.salts.popitem(last=False)
+        self._complete(context, receipt.receipt_id, envelope, keys)
+        return envelope
+
+    def is_simulated(self, context: RequestContext) -> bool:
+        """Tell whether any evidence behind an answer is simulated."""
+        return self.identity.keys.document.platform == "simulated" or any(
+            attested.result.simulated for attested in context.pinned.values()
+        )
+
+    def _complete(
+        self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
+    ) -> None:
+        if not context.late:
+            metrics.count_receipt(context.scenario.name, "completed")
+            return
+        task = asyncio.create_task(self._attach(context, receipt_id, receipt, keys))
+        self._completions[receipt_id] = task
+        task.add_done_callback(lambda _: self._completions.pop(receipt_id, None))
+
+    async def _attach(
+        self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
+    ) -> None:
+        state: metrics.ReceiptState = "failed"
+        try:
+            attachment = await late_votes(
+                context,
+                receipt.payload_digest,
+                self.engine.distance,
+                keys.signing,
+                self.clock,
+            )
+            await asyncio.to_thread(self.store.attach, receipt_id, attachment)
+            state = "completed"
+        except Exception:
+            logger.exception("receipt %s: late votes were not attached", receipt_id)
+            raise
+        finally:
+            metrics.count_receipt(context.scenario.name, state)
+
+    async def wait_complete(self, receipt_id: str, seconds: float) -> None:
+        """Wait until what a receipt requires is attached, or the time is over."""
+        task = self._completions.get(receipt_id)
+        if task is not None:
+            await asyncio.wait([task], timeout=seconds)
+
+    async def close(self) -> None:
+        """Finish attachments, stop attesting, close connections and the store."""
+        if self._completions:
+            await asyncio.wait(self._completions.values(), timeout=CLOSE_SECONDS)
+        if self._attesting is not None:
+            self._attesting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._attesting
+        await self.engine.close()
+        self.store.close()

@@ -1,0 +1,248 @@
+"""The entry's door: records secured requests, serves receipts and evidence.
+
+    POST <any API of the service>     recorded; the answer carries a receipt
+    POST /bsec/v1/attest              key document and evidence over the caller's nonce
+    GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due
+    GET  /bsec/v1/receipts/{id}/salt  the root salt the entry drew (bearer token)
+
+A recorded request goes: bounded body in, handler, bounded body held back, receipt
+signed and stored, headers and body out. Any failed ``infer`` fails the request, even
+if the handler went on; a handler that made none is an error. Never raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+from collections.abc import Callable, Collection, Mapping
+from urllib.parse import parse_qs
+
+from bentoml_secure import metrics
+from bentoml_secure.digest import REQUEST_ID_BYTES, parse_hex
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.serving.asgi import (
+    App,
+    DisconnectedError,
+    HandlerError,
+    Message,
+    NotFoundError,
+    Receive,
+    Scope,
+    Send,
+    UnauthorisedError,
+    bounded_length,
+    describe,
+    header,
+    receive_body,
+    refuse_pickle,
+    send_json,
+)
+from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.request import (
+    SCENARIO,
+    draw_context,
+    enter,
+)
+from bentoml_secure.serving.runner_app import (
+    PREFIX,
+    attestation_document,
+    receive_nonce,
+)
+
+RECEIPTS = f"{PREFIX}/receipts/"
+MAX_WAIT_SECONDS = 30.0
+
+
+class EntryDoor:
+    """ASGI middleware in front of the user's BentoML app.
+
+    Args:
+        app: What BentoML built from the user's class.
+        entry: Returns this process's entry, once it has started.
+        apis: Paths of the user's APIs; exactly these are recorded.
+        max_body_bytes: Cap on a request's and on a response's body.
+        salt_token: Bearer token that may read root salts, or None: nobody may.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        entry: Callable[[], Entry],
+        apis: Collection[str],
+        max_body_bytes: int,
+        salt_token: Callable[[], str | None],
+    ) -> None:
+        self._app = app
+        self._entry = entry
+        self._apis = frozenset(apis)
+        self._max_body_bytes = max_body_bytes
+        self._salt_token = salt_token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def tracked(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            refuse_pickle(scope["headers"])
+            await self._route(scope, receive, tracked)
+        except DisconnectedError:
+            return
+        except Exception as error:  # noqa: BLE001 - the door must not raise
+            status, document = describe(error)
+            if not started:
+                await send_json(send, status, document, {"connection": "close"})
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        if path in self._apis and method == "POST":
+            await self._record(scope, receive, send)
+        elif path == f"{PREFIX}/attest" and method == "POST":
+            entry = self._entry()
+            nonce = await receive_nonce(receive)
+            keys, record = entry.evidence.attest(nonce, entry.clock())
+            await send_json(send, 200, attestation_document(keys, record))
+        elif path.startswith(RECEIPTS) and method == "GET":
+            await self._receipt(scope, path.removeprefix(RECEIPTS), send)
+        elif path.startswith(f"{PREFIX}/"):
+            raise NotFoundError(f"{method} {path[:100]}: no such path")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _record(self, scope: Scope, receive: Receive, send: Send) -> None:
+        entry = self._entry()
+        headers = scope["headers"]
+        scenario = entry.configuration.scenarios.select(header(headers, SCENARIO))
+        context = draw_context(headers, scope["path"], scenario, entry.clock())
+        announced = header(headers, b"content-length")
+        if announced is not None:
+            bounded_length(announced, max_bytes=self._max_body_bytes)
+        request = await receive_body(receive, max_bytes=self._max_body_bytes)
+        enter(context)
+        held = _HeldResponse(self._max_body_bytes)
+        try:
+            await self._app(scope, _replay(request, receive), held.send)
+            if context.failure is not None:
+                raise context.failure
+            if held.status >= 400 or held.status == 0:
+                await held.release(send, {})
+                return
+            if not context.infers:
+                raise HandlerError(
+                    f"{scope['path']} answered without an infer: nothing to sign.",
+                    remedy="Call self.secure.infer, or serve it from another service.",
+                )
+            with metrics.overhead("receipt"):
+                receipt = await entry.issue(context, held.status, request, held.body)
+        except BaseException:
+            await context.abandon()
+            raise
+        stated = {
+            "bsec-receipt-id": context.request_id.hex(),
+            "bsec-receipt-digest": receipt.payload_digest,
+            "bsec-scenario": scenario.digest,
+        }
+        if entry.is_simulated(context):
+            stated["bsec-simulated"] = "true"
+        await held.release(send, stated)
+
+    async def _receipt(self, scope: Scope, rest: str, send: Send) -> None:
+        receipt_id, _, leaf = rest.partition("/")
+        parse_hex(receipt_id, what="receipt id", length=REQUEST_ID_BYTES)
+        entry = self._entry()
+        if leaf == "salt":
+            self._authorise(scope)
+            salt = entry.salts.get(receipt_id)
+            if salt is None:
+                raise NotFoundError("salt: the caller drew it, or it is too old")
+            await send_json(send, 200, {"root_salt": salt.hex()})
+            return
+        if leaf:
+            raise NotFoundError(f"receipt: no such path {leaf!r:.60}")
+        await entry.wait_complete(receipt_id, _wait_seconds(scope))
+        bundle = await asyncio.to_thread(entry.store.bundle, receipt_id)
+        await send_json(send, 200, bundle.to_json())
+
+    def _authorise(self, scope: Scope) -> None:
+        token = self._salt_token()
+        given = header(scope["headers"], b"authorization") or ""
+        if token is None or not hmac.compare_digest(
+            given.encode(), f"Bearer {token}".encode()
+        ):
+            raise UnauthorisedError("salt: want the bearer token of this deployment")
+
+
+def _wait_seconds(scope: Scope) -> float:
+    values = parse_qs(scope["query_string"].decode("latin-1")).get("wait", ["0"])
+    try:
+        seconds = float(values[-1])
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise MalformedInputError("wait: want a number of seconds from 0")
+    return min(seconds, MAX_WAIT_SECONDS)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a receive that hands out a body already read, then goes on as before."""
+    pending = [body]
+
+    async def replayed() -> Message:
+        if pending:
+            whole = pending.pop()
+            return {"type": "http.request", "body": whole, "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+class _HeldResponse:
+    """Holds a response back until its receipt is signed."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.status = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._max_bytes = max_bytes
+
+    async def send(self, message: Message) -> None:
+        """Take in a message of the app behind."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._headers = list(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            piece = bytes(message.get("body", b""))
+            self._held += len(piece)
+            if self._held > self._max_bytes:
+                raise HandlerError(
+                    f"answer: over {self._max_bytes} bytes.",
+                    remedy="Raise max_body_bytes of the service.",
+                )
+            self._pieces.append(piece)
+
+    @property
+    def body(self) -> bytes:
+        """The whole body."""
+        return b"".join(self._pieces)
+
+    async def release(self, send: Send, stated: Mapping[str, str]) -> None:
+        """Send the response on, with what the entry states about it."""
+        # The handler must not speak in the entry's name.
+        headers = [
+            (name, value)
+            for name, value in self._headers
+            if not name.lower().startswith(b"bsec-")
+        ]
+        headers += [(name.encode(), value.encode()) for name, value in stated.items()]
+        start = {"type": "http.response.start", "status": self.status or 500}
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
