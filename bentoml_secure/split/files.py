@@ -87,14 +87,9 @@ def read_bytes(folder: Path, path: str, *, max_bytes: int) -> bytes:
         VerificationError: A link out of the folder, not a file.
     """
     require_path(path, what="file")
-    try:
-        descriptor = _open(folder, path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, path, error) from error
+    descriptor = open_below(folder, path)
     try:
         state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise VerificationError(f"{path}: is not a regular file")
         if state.st_size > max_bytes:
             raise MalformedInputError(
                 f"{path}: got {state.st_size} bytes, want at most {max_bytes}"
@@ -111,11 +106,35 @@ def read_bytes(folder: Path, path: str, *, max_bytes: int) -> bytes:
 
 
 def _unreadable(folder: Path, path: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"{path}: cannot be read from {folder}: {error}")
+    return ConfigurationError(f"{path!r:.100}: cannot be read from {folder}: {error}")
 
 
-def _open(folder: Path, path: str) -> int:
-    """Open a file below ``folder``, whatever is renamed or linked meanwhile.
+def open_below(folder: Path, path: str) -> int:
+    """Open a regular file below ``folder``, whatever is renamed or linked meanwhile.
+
+    Args:
+        folder: Where to look.
+        path: Relative to it; one that leads elsewhere is refused.
+
+    Returns:
+        A file descriptor, the caller's to close.
+
+    Raises:
+        ConfigurationError: The file is missing or cannot be opened.
+        VerificationError: It is outside the folder, or not a regular file.
+    """
+    try:
+        descriptor = _descend(folder, path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise VerificationError(f"{path}: is not a regular file")
+    return descriptor
+
+
+def _descend(folder: Path, path: str) -> int:
+    """Open what ``path`` resolves to, part by part.
 
     Links inside the folder are followed (mounted volumes are made of them), by name:
     then each part of the resolved path is opened as what it is, never as a link.

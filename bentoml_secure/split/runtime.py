@@ -40,7 +40,7 @@ _NATIVE_ERRORS: tuple[type[Exception], ...] = tuple(
     if isinstance(value, type) and issubclass(value, Exception)
 )
 # ORT's Python layer checks names and types itself, with the built-in errors.
-_RUN_ERRORS: tuple[type[Exception], ...] = (
+RUN_ERRORS: tuple[type[Exception], ...] = (
     *_NATIVE_ERRORS,
     ValueError,
     TypeError,
@@ -117,7 +117,7 @@ class LoadedSegment:
         }
         try:
             made = self._session.run(self._names, feed)
-        except _RUN_ERRORS as error:
+        except RUN_ERRORS as error:
             raise MalformedInputError(
                 f"segment {self.index}: onnxruntime refused its inputs: {error}"
             ) from error
@@ -202,7 +202,7 @@ def open_segment(
         session = onnxruntime.InferenceSession(
             contents[segment.file], options, providers=list(_PROVIDERS)
         )
-    except _RUN_ERRORS as error:
+    except RUN_ERRORS as error:
         raise MalformedInputError(
             f"{segment.file}: onnxruntime cannot load it: {error}"
         ) from error
