@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
 from bentoml_secure.digest import Digest
-from bentoml_secure.receipts.attachments import (
+from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
-    LateAbsence,
     LateAnswer,
-    LateInfer,
-    LateSegment,
+    LateRound,
     LateVotes,
     issue_late_votes,
 )
@@ -49,22 +47,20 @@ async def late_votes(
     clock: Callable[[], datetime],
 ) -> Envelope:
     """Wait for the votes still out and sign what became of them."""
-    infers: dict[int, list[LateSegment]] = {}
-    for pending in context.late:
-        segment = await _segment(pending, distance)
-        infers.setdefault(pending.infer_index, []).append(segment)
+    rounds = {
+        (pending.infer_index, pending.segment_index): await _round(pending, distance)
+        for pending in context.late
+    }
     votes = LateVotes(
         receipt_id=context.request_id.hex(),
+        receipt_digest=receipt_digest,
         issued_at=format_time(clock()),
-        infers=tuple(
-            LateInfer(index=index, segments=tuple(segments))
-            for index, segments in sorted(infers.items())
-        ),
+        rounds=rounds,
     )
-    return issue_late_votes(votes, receipt_digest, key)
+    return issue_late_votes(votes, key)
 
 
-async def _segment(pending: PendingVotes, distance: Distance) -> LateSegment:
+async def _round(pending: PendingVotes, distance: Distance) -> LateRound:
     late = await pending.task
     answers = []
     for replica, answer in sorted(late.answers.items()):
@@ -74,13 +70,8 @@ async def _segment(pending: PendingVotes, distance: Distance) -> LateSegment:
         answers.append(
             LateAnswer(replica=replica, statement=answer.value.envelope, distance=apart)
         )
-    absent: Sequence[LateAbsence] = [
-        LateAbsence(replica=absence.replica, reason=absence.reason)
-        for absence in sorted(late.absent, key=lambda absence: absence.replica)
-    ]
-    return LateSegment(
-        index=pending.segment_index, answers=tuple(answers), absent=tuple(absent)
-    )
+    absent = tuple(sorted(late.absent, key=lambda absence: absence.replica))
+    return LateRound(answers=tuple(answers), absent=absent)
 
 
 async def _apart(agreed: Made, late: Made, distance: Distance) -> float | None:

@@ -1,0 +1,253 @@
+"""What one decorated class stands for: plan, scenarios, names, and how parts start.
+
+Made at import, cheaply and alike in every process (it reads plan.json and the
+scenarios file only). Keys, models, sockets and databases are made when a process
+starts to serve its part.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
+from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.attestation.tees.simulated import SimulatedAttester
+from bentoml_secure.digest import Digest
+from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.receipts.store import SqliteReceiptStore
+from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
+from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
+from bentoml_secure.serving.engine import Engine
+from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.identity import Identity, utc_now
+from bentoml_secure.serving.peers import Peer
+from bentoml_secure.serving.runner import RunnerCore, RunSegment
+from bentoml_secure.serving.settings import Settings, from_environment
+from bentoml_secure.split.plan import Plan, load_plan
+
+logger = logging.getLogger("bentoml_secure")
+
+
+def runner_name(service: str, segment: int, replica: int) -> str:
+    """Return the name of a replica's service: unique in the deployment."""
+    return f"{service}Segment{segment}Replica{replica}"
+
+
+def find(path: str | Path, module: str) -> Path:
+    """Return a file or folder named relative to the service's project.
+
+    Looked for in the working folder, then beside the module that names it and in the
+    folders above it: in a built Bento the project lies under ``src``.
+
+    Raises:
+        ConfigurationError: It is in none of them.
+    """
+    wanted = Path(path)
+    if wanted.is_absolute():
+        candidates = [wanted]
+    else:
+        file = getattr(sys.modules.get(module), "__file__", None)
+        folders = [Path.cwd()]
+        if file is not None:
+            package = module.count(".") + 1
+            folders += list(Path(file).resolve().parents)[:package]
+        candidates = [folder / wanted for folder in folders]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate.resolve()
+    raise ConfigurationError(
+        f"{path}: not found in {', '.join(str(c.parent) for c in candidates)}.",
+        remedy="Make it, correct the path, or add it to include of bentofile.yaml.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """One decorated class.
+
+    Attributes:
+        name: Of the entry service.
+        folder: The plan's.
+        plan: As plan.json says.
+        replicas: Of each segment.
+        scenarios: As offered.
+        threads: ONNX Runtime's, per runner.
+        in_process: Runners live in the entry's process: tests only.
+        max_message_bytes: Cap on an exchange's body.
+    """
+
+    name: str
+    folder: Path
+    plan: Plan
+    replicas: int
+    scenarios: Scenarios
+    threads: int
+    in_process: bool
+    max_message_bytes: int
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        name: str,
+        plan: str | Path,
+        replicas: int,
+        scenarios: str | Path,
+        threads: int,
+        in_process: bool,
+        max_message_bytes: int,
+        module: str,
+    ) -> Deployment:
+        """Read plan.json and the scenarios file.
+
+        Raises:
+            ConfigurationError: A file is not there or not in order.
+            MalformedInputError: plan.json is not a plan.
+        """
+        folder = find(plan, module)
+        if not 1 <= replicas <= 64:
+            raise ConfigurationError(f"replicas: got {replicas}, want 1 to 64")
+        return cls(
+            name=name,
+            folder=folder,
+            plan=load_plan(folder),
+            replicas=replicas,
+            scenarios=parse_scenarios(find(scenarios, module).read_bytes()),
+            threads=threads,
+            in_process=in_process,
+            max_message_bytes=max_message_bytes,
+        )
+
+    @property
+    def runner_names(self) -> list[list[str]]:
+        """Names of the replicas of each segment."""
+        return [
+            [runner_name(self.name, segment, r) for r in range(self.replicas)]
+            for segment in range(len(self.plan.segments))
+        ]
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """This process's settings."""
+        return from_environment(self.name)
+
+    @functools.cached_property
+    def policy(self) -> AppraisalPolicy:
+        """Who may be a runner."""
+        return parse_policy(self.settings.policy.read_bytes())
+
+    @functools.cached_property
+    def configuration(self) -> Configuration:
+        """What all parties of the deployment hold alike."""
+        return Configuration(
+            service=self.name,
+            replicas=self.replicas,
+            segments=len(self.plan.segments),
+            scenarios=self.scenarios,
+            policy=self.policy.to_json(),
+        )
+
+    def identify(self, role: Role, service: str, segment: Digest | None) -> Identity:
+        """Make this process's keys, with the attester that it was configured with."""
+        attester = SimulatedAttester.from_folder(self.settings.dev_root, clock=utc_now)
+        return Identity(
+            attester,
+            role=role,
+            service=service,
+            segment=segment,
+            plan=self.plan.digest,
+            config_digest=self.configuration.digest,
+        )
+
+    def runner(self, name: str, segment: int, run: RunSegment) -> RunnerCore:
+        """Make the runner of one replica.
+
+        Args:
+            name: Of its service.
+            segment: Which segment, from 0.
+            run: What runs the segment.
+        """
+        entry = self.plan.segments[segment]
+        identity = self.identify(Role.RUNNER, name, entry.identity)
+        return RunnerCore(entry, self.plan.digest, run, identity)
+
+    def entry(self, urls: Mapping[str, str], local: Mapping[str, RunnerCore]) -> Entry:
+        """Make the entry.
+
+        Args:
+            urls: Of each replica by name; of none that is local.
+            local: Runners in this process by name.
+        """
+        identity = self.identify(Role.ENTRY, self.name, None)
+        peers = [
+            [
+                Peer(
+                    name,
+                    index,
+                    self.plan.segments[index],
+                    self._channel(name, urls, local),
+                    policy=self.policy,
+                    own=identity,
+                )
+                for name in names
+            ]
+            for index, names in enumerate(self.runner_names)
+        ]
+        self.settings.store.parent.mkdir(parents=True, exist_ok=True)
+        return Entry(
+            self.configuration,
+            identity,
+            Engine(self.plan, peers),
+            SqliteReceiptStore(self.settings.store),
+            max_age_seconds=self.policy.max_age_seconds,
+            keep_salts=self.settings.salt_token is not None,
+        )
+
+    def _channel(
+        self, name: str, urls: Mapping[str, str], local: Mapping[str, RunnerCore]
+    ) -> Channel:
+        if name in local:
+            return LocalChannel(local[name])
+        return HttpChannel(urls[name], max_message_bytes=self.max_message_bytes)
+
+    def require_urls(self, urls: Mapping[str, str | None]) -> None:
+        """Refuse to start where BentoML would build runners inside the entry.
+
+        Raises:
+            ConfigurationError: A replica has no URL, and ``in_process`` was not asked.
+        """
+        missing = [name for name, url in urls.items() if not url]
+        if missing and not self.in_process:
+            raise ConfigurationError(
+                f"{self.name}: no URL for {', '.join(missing):.300}; BentoML would "
+                "build these segments inside the entry, which then sees all weights.",
+                remedy=(
+                    "Start with `bentoml serve`, or name each replica with --depends "
+                    "NAME=URL; in tests ask for in_process=True."
+                ),
+            )
+
+
+def refuse_workers(options: Mapping[str, object], who: str) -> None:
+    """Refuse more than one worker: keys and replay windows live in one process.
+
+    Raises:
+        ConfigurationError: ``workers`` is anything but 1.
+    """
+    if options.get("workers", 1) != 1:
+        raise ConfigurationError(
+            f"{who} workers: got {options['workers']!r}, want 1.",
+            remedy="Keys and sessions live in one process; scale by replicas.",
+        )
+
+
+def warn_simulated(names: Sequence[str]) -> None:
+    """Say at start that evidence of these parties is worth nothing."""
+    logger.warning(
+        "SIMULATED - NOT HARDWARE: the evidence of %s is simulated.", ", ".join(names)
+    )
