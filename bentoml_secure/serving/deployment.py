@@ -8,10 +8,9 @@ starts to serve its part.
 from __future__ import annotations
 
 import functools
-import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
@@ -29,8 +28,7 @@ from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import Settings, from_environment
 from bentoml_secure.split.plan import Plan, load_plan
-
-logger = logging.getLogger("bentoml_secure")
+from bentoml_secure.split.runtime import load_segment
 
 
 def runner_name(service: str, segment: int, replica: int) -> str:
@@ -89,6 +87,7 @@ class Deployment:
     threads: int
     in_process: bool
     max_message_bytes: int
+    _loadable: set[int] = field(default_factory=set)
 
     @classmethod
     def read(
@@ -208,6 +207,16 @@ class Deployment:
             keep_salts=self.settings.salt_token is not None,
         )
 
+    def require_segment(self, index: int) -> None:
+        """Refuse to start a runner whose segment does not load; tried once.
+
+        Raises:
+            SecureError: Wrong runtime, a missing or altered file, or no segment.
+        """
+        if index not in self._loadable:
+            load_segment(self.folder, self.plan, index, threads=1)
+            self._loadable.add(index)
+
     def _channel(
         self, name: str, urls: Mapping[str, str], local: Mapping[str, RunnerCore]
     ) -> Channel:
@@ -244,10 +253,3 @@ def refuse_workers(options: Mapping[str, object], who: str) -> None:
             f"{who} workers: got {options['workers']!r}, want 1.",
             remedy="Keys and sessions live in one process; scale by replicas.",
         )
-
-
-def warn_simulated(names: Sequence[str]) -> None:
-    """Say at start that evidence of these parties is worth nothing."""
-    logger.warning(
-        "SIMULATED - NOT HARDWARE: the evidence of %s is simulated.", ", ".join(names)
-    )

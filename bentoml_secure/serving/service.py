@@ -254,11 +254,7 @@ def _runner_service(
     module: str,
     options: dict[str, Any],
 ) -> Any:
-    def check() -> None:
-        require_runtime(deployment.plan)
-        load_segment(deployment.folder, deployment.plan, index, threads=1)
-
-    made = type(
+    made: type[Runner] = type(
         name,
         (Runner,),
         {
@@ -267,8 +263,10 @@ def _runner_service(
             "deployment": deployment,
             "name": name,
             "segment_index": index,
-            # Once, in the supervisor: a start that cannot work fails there and then.
-            "bsec_check": bentoml.on_deployment(check),
+            # In the supervisor: a start that cannot work fails there and then.
+            "bsec_check": bentoml.on_deployment(
+                lambda: deployment.require_segment(index)
+            ),
         },
     )
     # The session work-around for whoever calls it by BentoML's proxy all the same.
@@ -291,7 +289,7 @@ def _entry_class(
 ) -> type:
     def init(self: Any) -> None:
         attribute.open(self)
-        super(made, self).__init__()
+        cls.__init__(self)
 
     async def start(self: Any) -> None:
         await attribute.entry().start()
