@@ -1,0 +1,53 @@
+"""The command line: ``bentoml-secure``, and the same commands as ``bentoml secure``.
+
+``bentoml`` loads this module whatever command it was asked for, so nothing is
+imported here but click and the error tree: each command imports its room when it runs.
+
+    outcome      verdicts, exit codes, how both are printed
+    parameters   types of options, and reading the files that they name
+    splitting    split
+    deployment   dev-root, trust
+    verifying    verify evidence, verify receipt
+    inspecting   inspect plan, evidence, receipt
+
+Every option is also read from the environment: of ``split --segments``
+``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.
+"""
+
+from __future__ import annotations
+
+import click
+
+from bentoml_secure.cli.deployment import dev_root, trust
+from bentoml_secure.cli.inspecting import inspect
+from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.splitting import split
+from bentoml_secure.cli.verifying import verify
+
+__all__ = ["main"]
+
+
+@click.group(
+    name="secure",
+    cls=SecureGroup,
+    context_settings={
+        "auto_envvar_prefix": "BENTOML_SECURE",
+        "help_option_names": ["-h", "--help"],
+    },
+)
+@click.version_option(
+    package_name="bentoml-secure",
+    prog_name="bentoml-secure",
+    # In the environment it would turn every command into this one.
+    allow_from_autoenv=False,
+)
+def main() -> None:
+    """Split models, set up trust, and check evidence and receipts offline.
+
+    Exit codes: 0 verified, 1 rejected, 2 usage or an unreadable file, 3 something
+    required is not there yet.
+    """
+
+
+for _command in (split, inspect, verify, dev_root, trust):
+    main.add_command(_command)

@@ -1,0 +1,70 @@
+"""Types of options, and reading the files that options name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
+
+FILE = click.Path(path_type=Path)
+
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
+)
+
+
+def instant(text: str) -> datetime:
+    """Return the moment that RFC 3339 with its offset names, in UTC.
+
+    Raises:
+        click.BadParameter: Anything else, times without an offset included.
+    """
+    if not _RFC3339.fullmatch(text):
+        raise click.BadParameter(
+            f"got {text!r:.60}, want RFC 3339 such as 2026-01-31T23:59:59Z"
+        )
+    # fromisoformat reads at most six digits; finer is cut, not rounded.
+    cut = re.sub(r"(\.\d{6})\d+", r"\1", text.upper())
+    try:
+        return datetime.fromisoformat(cut).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{text} is no time: {error}") from error
+
+
+def hex_bytes(*lengths: int) -> Callable[[str], bytes]:
+    """Return a reader of hex digits that spell one of so many bytes."""
+
+    def convert(text: str) -> bytes:
+        # The text may be a secret: an error does not repeat it.
+        if not re.fullmatch(r"[0-9A-Fa-f]*", text):
+            raise click.BadParameter("want hex digits")
+        if len(text) not in [2 * length for length in lengths]:
+            wanted = " or ".join(map(str, lengths))
+            raise click.BadParameter(f"got {len(text)} hex digits, want {wanted} bytes")
+        return bytes.fromhex(text)
+
+    return convert
+
+
+def read(path: Path, *, what: str, max_bytes: int) -> bytes:
+    """Read a file or pipe that the caller names, once and bounded.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+        MalformedInputError: It is larger than ``max_bytes``.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{what} {path}: cannot be read: {error.strerror}"
+        ) from error
+    if len(data) > max_bytes:
+        raise MalformedInputError(f"{what} {path}: got more than {max_bytes} bytes")
+    return data
