@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import (
     BODY,
     JSON,
@@ -27,35 +26,53 @@ from bentoml_secure.digest import (
     TENSOR,
     Digest,
     canonical_json,
-    digest_bytes,
     parse_digest,
     parse_hex,
     parse_json,
 )
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.receipts.strict import choice, fields, flag, items, text, whole
+from bentoml_secure.receipts.records import (
+    ENTRY,
+    RUNNER,
+    Draw,
+    InferRecord,
+    Party,
+    RequiredAttachment,
+    SegmentRecord,
+    parse_moment,
+)
+from bentoml_secure.receipts.strict import choice, fields, items, text, whole
 from bentoml_secure.signing import MAX_ENVELOPE_BYTES, Envelope, SigningKey, sign
 from bentoml_secure.statements import (
     INTOTO_TYPE,
     intoto_statement,
     parse_intoto,
-    parse_statement_envelope,
-    parse_time,
 )
 from bentoml_secure.tensors import MAX_TENSORS
+
+__all__ = [
+    "CALLER",
+    "ENTRY",
+    "RUNNER",
+    "Draw",
+    "InferRecord",
+    "Party",
+    "Receipt",
+    "RequiredAttachment",
+    "SegmentRecord",
+    "derive_request_id",
+    "issue",
+    "parse_receipt",
+]
 
 PREDICATE_TYPE = "https://bentoml-secure.dev/receipt/v1"
 REQUEST_ID_LABEL = b"bentoml-secure/request/v1"
 UNSEALED = "unsealed"
 CALLER = "caller"
-ENTRY = "entry"
-RUNNER = "runner"
 
-DRAW_BYTES = 32
 MAX_PARTIES = 4096
 MAX_INFERS = 1024
 MAX_SEGMENTS = 256
-MAX_REPLICAS = 64
 MAX_ATTACHMENTS = 64
 
 _PREDICATE = (
@@ -92,203 +109,6 @@ def derive_request_id(r: bytes, nonce: bytes) -> bytes:
     """
     inner = hashlib.sha256(r).digest()
     return hashlib.sha256(REQUEST_ID_LABEL + inner + nonce).digest()[:REQUEST_ID_BYTES]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Party:
-    """Who took part, and the evidence that the entry had of it.
-
-    Attributes:
-        name: Of the entry service or the replica.
-        role: "entry" or "runner".
-        key_document: Digest of its key document.
-        evidence: Digest of its evidence, see ``bundle.EvidenceRecord``.
-        evidence_nonce: The 32 bytes that the evidence answers, hex.
-        nonce_issued_at: When that nonce was drawn; asserted by the entry.
-    """
-
-    name: str
-    role: str
-    key_document: Digest
-    evidence: Digest
-    evidence_nonce: str
-    nonce_issued_at: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of the predicate's ``parties``."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_json(cls, document: object) -> Party:
-        """Parse an entry of ``parties``.
-
-        Raises:
-            MalformedInputError: A field is missing, unknown or of another form.
-        """
-        got = fields(document, cls.__slots__, what="party")
-        name = text(got["name"], what="party name")
-        what = f"party {name!r:.60}"
-        return cls(
-            name=name,
-            role=choice(got["role"], (ENTRY, RUNNER), what=f"{what} role"),
-            key_document=parse_digest(
-                got["key_document"], what=f"{what} key_document", algorithm=JSON
-            ),
-            evidence=parse_digest(
-                got["evidence"], what=f"{what} evidence", algorithm=JSON
-            ),
-            evidence_nonce=_hex(
-                got["evidence_nonce"], f"{what} evidence_nonce", NONCE_BYTES
-            ),
-            nonce_issued_at=_time(got["nonce_issued_at"], f"{what} nonce_issued_at"),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """The entry's share of the request id and of the committee's seed.
-
-    Attributes:
-        commitment: SHA-256 digest of ``r``.
-        r: 32 bytes, hex.
-        asserted: The commitment was not shown to the caller before its nonce was
-            known, so the entry may have chosen ``r`` at will.
-    """
-
-    commitment: Digest
-    r: str
-    asserted: bool
-
-    @classmethod
-    def of(cls, r: bytes, *, asserted: bool) -> Draw:
-        """Return the draw of 32 bytes ``r``."""
-        return cls(commitment=digest_bytes(r), r=r.hex(), asserted=asserted)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the predicate's ``draw``."""
-        return {"commitment": self.commitment, "r": self.r, "asserted": self.asserted}
-
-    @classmethod
-    def from_json(cls, document: object) -> Draw:
-        """Parse ``draw``.
-
-        Raises:
-            MalformedInputError: A field is missing, unknown or of another form.
-        """
-        got = fields(document, cls.__slots__, what="draw")
-        return cls(
-            commitment=parse_digest(
-                got["commitment"], what="draw commitment", algorithm="sha256"
-            ),
-            r=_hex(got["r"], "draw r", DRAW_BYTES),
-            asserted=flag(got["asserted"], what="draw asserted"),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentRecord:
-    """What one segment's replicas answered within one ``infer``.
-
-    Attributes:
-        segment: The segment's identity.
-        tally: How the votes were counted, at the moment of decision.
-        statements: Each voter's signed statement, by replica.
-    """
-
-    segment: Digest
-    tally: Tally
-    statements: Mapping[str, Envelope]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of an infer's ``segments``."""
-        return {
-            "segment": self.segment,
-            "tally": self.tally.to_json(),
-            "statements": {n: e.to_json() for n, e in self.statements.items()},
-        }
-
-    @classmethod
-    def from_json(cls, document: object, *, what: str) -> SegmentRecord:
-        """Parse an entry of ``segments``.
-
-        Raises:
-            MalformedInputError: A field is missing, unknown or of another form.
-        """
-        got = fields(document, cls.__slots__, what=what)
-        statements = got["statements"]
-        if not isinstance(statements, dict) or len(statements) > MAX_REPLICAS:
-            raise MalformedInputError(
-                f"{what} statements: want an object of at most {MAX_REPLICAS}"
-            )
-        return cls(
-            segment=parse_digest(
-                got["segment"], what=f"{what} segment", algorithm=JSON
-            ),
-            tally=Tally.from_json(got["tally"], what=f"{what} tally"),
-            statements={
-                text(name, what=f"{what} statement's replica"): (
-                    parse_statement_envelope(envelope)
-                )
-                for name, envelope in statements.items()
-            },
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferRecord:
-    """One run of the whole chain.
-
-    Attributes:
-        index: Which ``infer`` of the request, from 0.
-        inputs: Commitment of each of the plan's inputs, by name.
-        outputs: Commitment of each of the plan's outputs, by name.
-        segments: In the plan's order.
-    """
-
-    index: int
-    inputs: Mapping[str, Digest]
-    outputs: Mapping[str, Digest]
-    segments: tuple[SegmentRecord, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of ``infers``; the tensors stand among the subjects."""
-        return {
-            "index": self.index,
-            "segments": [segment.to_json() for segment in self.segments],
-        }
-
-    def subjects(self) -> list[tuple[str, Digest]]:
-        """Return the subjects of this infer, in the order of the receipt."""
-        return [
-            (f"infer/{self.index}/{side}/{name}", tensors[name])
-            for side, tensors in (("input", self.inputs), ("output", self.outputs))
-            for name in sorted(tensors)
-        ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequiredAttachment:
-    """What must be attached to the receipt, and until when (the verifier's clock)."""
-
-    kind: str
-    deadline: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of the predicate's ``attachments``."""
-        return {"kind": self.kind, "deadline": self.deadline}
-
-    @classmethod
-    def from_json(cls, document: object) -> RequiredAttachment:
-        """Parse an entry of ``attachments``.
-
-        Raises:
-            MalformedInputError: A field is missing, unknown or of another form.
-        """
-        got = fields(document, cls.__slots__, what="required attachment")
-        return cls(
-            kind=text(got["kind"], what="required attachment kind"),
-            deadline=_time(got["deadline"], "required attachment deadline"),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,8 +220,8 @@ class Receipt:
             response=_body(subjects, "response"),
             infers=_infers(got["infers"], subjects),
             attachments=_attachments(got["attachments"]),
-            started_at=_time(got["started_at"], "started_at"),
-            issued_at=_time(got["issued_at"], "issued_at"),
+            started_at=parse_moment(got["started_at"], what="started_at"),
+            issued_at=parse_moment(got["issued_at"], what="issued_at"),
         )
         if receipt.to_statement() != document:
             raise MalformedInputError(
@@ -413,11 +233,6 @@ class Receipt:
 
 def _hex(value: object, what: str, length: int) -> str:
     return parse_hex(value, what=what, length=length).hex()
-
-
-def _time(value: object, what: str) -> str:
-    parse_time(value, what=what)
-    return str(value)
 
 
 def _json_digest(value: object, what: str) -> Digest:

@@ -1,0 +1,147 @@
+"""What a receipt is judged on, and what the steps of the judgement write down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from bentoml_secure.attestation.evidence import UncheckedField
+from bentoml_secure.attestation.key_document import KeyDocument
+from bentoml_secure.digest import Digest
+from bentoml_secure.errors import Finding
+from bentoml_secure.receipts.bundle import Bundle, EvidenceRecord
+from bentoml_secure.receipts.receipt import Party, Receipt
+from bentoml_secure.receipts.trust import Trust
+from bentoml_secure.signing import VerificationKey
+
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A parsed bundle, whose trust file judges it, and for which time.
+
+    Attributes:
+        bundle: As it came; nothing in it is trusted.
+        receipt: What the bundle's receipt says.
+        receipt_digest: Of the receipt's payload.
+        trust: The caller's.
+        at: The time that evidence is judged for.
+        now: The caller's clock; judges deadlines.
+        parties: By name.
+        key_documents: Of the parties whose document the bundle holds, by name.
+        evidence: Of the parties whose evidence the bundle holds, by name.
+        keys: That ``key_documents`` announce, by name.
+    """
+
+    bundle: Bundle
+    receipt: Receipt
+    receipt_digest: Digest
+    trust: Trust
+    at: datetime
+    now: datetime
+    parties: Mapping[str, Party]
+    key_documents: Mapping[str, KeyDocument]
+    evidence: Mapping[str, EvidenceRecord]
+    keys: Mapping[str, VerificationKey]
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        receipt: Receipt,
+        trust: Trust,
+        *,
+        at: datetime,
+        now: datetime,
+    ) -> Case:
+        """Look up each party's document and evidence by the digests in the receipt."""
+        documents = {document.digest: document for document in bundle.key_documents}
+        records = {record.digest: record for record in bundle.evidence}
+        found = {
+            party.name: documents[party.key_document]
+            for party in receipt.parties
+            if party.key_document in documents
+        }
+        return cls(
+            bundle=bundle,
+            receipt=receipt,
+            receipt_digest=bundle.receipt.payload_digest,
+            trust=trust,
+            at=at,
+            now=now,
+            parties={party.name: party for party in receipt.parties},
+            key_documents=found,
+            evidence={
+                party.name: records[party.evidence]
+                for party in receipt.parties
+                if party.evidence in records
+            },
+            keys={
+                name: VerificationKey.from_hex(document.ed25519)
+                for name, document in found.items()
+            },
+        )
+
+
+@dataclass(slots=True)
+class Report:
+    """What the steps write down: every finding, none of them the last.
+
+    Attributes:
+        findings: Reasons to reject.
+        unchecked: What the trust file or its policy leaves out, and why.
+        dissenters: Who answered otherwise, where and when.
+        absent: Who did not answer, where and why.
+        late: Kinds of required attachments that are not there yet.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    unchecked: list[UncheckedField] = field(default_factory=list)
+    dissenters: list[dict[str, Any]] = field(default_factory=list)
+    absent: list[dict[str, Any]] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+
+    def add(self, name: str, got: object, want: object) -> None:
+        """Note a check that failed."""
+        self.findings.append(Finding(name, _shown(got), _shown(want)))
+
+    def require(self, name: str, got: object, want: object) -> None:
+        """Note a failure if the two differ."""
+        if got != want:
+            self.add(name, got, want)
+
+    def adopt(self, prefix: str, findings: Sequence[Finding]) -> None:
+        """Note what another room found, under the name of the thing it is about."""
+        for finding in findings:
+            self.add(f"{prefix} {finding.field}", finding.got, finding.want)
+
+    def dissent(self, infer: int, segment: int, replica: str, where: str) -> None:
+        """Note a replica whose answer differs from the one that was served."""
+        self.dissenters.append(
+            {"infer": infer, "segment": segment, "replica": replica, "where": where}
+        )
+
+    def miss(
+        self, infer: int, segment: int, replica: str, reason: str, where: str
+    ) -> None:
+        """Note a replica that gave no answer."""
+        self.absent.append(
+            {
+                "infer": infer,
+                "segment": segment,
+                "replica": replica,
+                "reason": reason,
+                "where": where,
+            }
+        )
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    if len(printable) <= _SHOWN_CHARACTERS:
+        return printable
+    return printable[:_SHOWN_CHARACTERS] + "..."

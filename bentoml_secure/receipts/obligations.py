@@ -1,0 +1,102 @@
+"""Judging attachments: those that are there, and those that must be.
+
+1. each is signed by the entry, of a known kind, about this receipt by digest and
+   id, issued between the receipt and its own deadline
+2. no kind stands twice
+3. its kind's judge finds nothing
+4. late votes are required if and only if votes were pending, with a deadline that
+   the scenario explains
+5. what is required and missing is late, or after its deadline a failure
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+
+from bentoml_secure.errors import (
+    MalformedInputError,
+    UnknownKindError,
+    VerificationError,
+)
+from bentoml_secure.receipts.attachments import load_judge, verify_attachment
+from bentoml_secure.receipts.late_votes import LATE_VOTES, longest_wait
+from bentoml_secure.receipts.rounds import Judgement
+from bentoml_secure.signing import Envelope
+from bentoml_secure.statements import parse_time
+
+
+def judge_attachments(judgement: Judgement) -> None:
+    """Judge what the bundle has attached and what it must have; see the module."""
+    case, report = judgement.case, judgement.report
+    seen: Counter[str] = Counter()
+    for index, envelope in enumerate(case.bundle.attachments):
+        kind = _judge_attachment(judgement, envelope, f"attachment {index}")
+        seen.update([kind] if kind else [])
+    for kind, count in seen.items():
+        if count > 1:
+            report.add(f"attachments {kind}", f"{count} of them", "1")
+    pending = any(round_.tally.pending for round_ in judgement.rounds.values())
+    required = {entry.kind: entry.deadline for entry in case.receipt.attachments}
+    if judgement.rounds and pending != (LATE_VOTES in required):
+        report.add(
+            "attachments required",
+            ", ".join(required) or "none",
+            f"{LATE_VOTES} if and only if votes were pending",
+        )
+    for kind, deadline in required.items():
+        _judge_obligation(judgement, kind, deadline, there=kind in seen)
+
+
+def _judge_attachment(
+    judgement: Judgement, envelope: Envelope, where: str
+) -> str | None:
+    case, report = judgement.case, judgement.report
+    key = case.keys.get(case.receipt.service)
+    if key is None:
+        report.add(where, "no key document of the entry", "one")
+        return None
+    try:
+        attachment = verify_attachment(envelope, key)
+        where = f"{where} ({attachment.kind})"
+        report.require(
+            f"{where} subject", attachment.receipt_digest, case.receipt_digest
+        )
+        report.require(
+            f"{where} receipt_id", attachment.receipt_id, case.receipt.receipt_id
+        )
+        deadlines = {e.kind: e.deadline for e in case.receipt.attachments}
+        latest = deadlines.get(attachment.kind, attachment.issued_at)
+        # The format has one length, so text sorts as time does.
+        if not case.receipt.issued_at <= attachment.issued_at <= latest:
+            want = f"from {case.receipt.issued_at} to {latest}"
+            report.add(f"{where} issued_at", attachment.issued_at, want)
+        load_judge(attachment.kind)(attachment, judgement)
+    except (VerificationError, MalformedInputError, UnknownKindError) as error:
+        report.add(where, str(error), "an attachment to this receipt by the entry")
+        return None
+    return attachment.kind
+
+
+def _judge_obligation(
+    judgement: Judgement, kind: str, deadline: str, *, there: bool
+) -> None:
+    case, report = judgement.case, judgement.report
+    issued = parse_time(case.receipt.issued_at, what="issued_at")
+    ends = parse_time(deadline, what="deadline")
+    try:
+        load_judge(kind)
+    except UnknownKindError as error:
+        report.add(f"attachments required {kind}", str(error), "a known kind")
+    if kind == LATE_VOTES:
+        # A deadline that never comes would leave the verdict provisional for ever.
+        longest = longest_wait(case.bundle.scenario)
+        if not timedelta(0) <= ends - issued <= longest:
+            want = f"up to {longest.total_seconds():g} s after the issue"
+            report.add(f"attachments {kind} deadline", deadline, want)
+    if there:
+        return
+    if case.now <= ends:
+        report.late.append(kind)
+    else:
+        report.add(f"attachments {kind}", "missing", f"one by {deadline}")

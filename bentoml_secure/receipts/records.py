@@ -1,0 +1,245 @@
+"""The parts of a receipt: parties, draw, segments, infers, what must follow.
+
+Each is a noun that writes its part of the predicate and reads it back strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bentoml_secure.consensus.tally import Tally
+from bentoml_secure.digest import (
+    JSON,
+    NONCE_BYTES,
+    Digest,
+    digest_bytes,
+    parse_digest,
+    parse_hex,
+)
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.strict import choice, fields, flag, text
+from bentoml_secure.signing import Envelope
+from bentoml_secure.statements import parse_statement_envelope, parse_time
+
+ENTRY = "entry"
+RUNNER = "runner"
+
+DRAW_BYTES = 32
+MAX_REPLICAS = 64
+MIN_YEAR = 2000
+MAX_YEAR = 2999
+
+
+def parse_moment(value: object, *, what: str) -> str:
+    """Return a time's text, if it is one that arithmetic may be done on.
+
+    Raises:
+        MalformedInputError: Another spelling, or a year out of all proportion.
+    """
+    moment = parse_time(value, what=what)
+    if not MIN_YEAR <= moment.year <= MAX_YEAR:
+        raise MalformedInputError(
+            f"{what}: got {value!r:.40}, want a year from {MIN_YEAR} to {MAX_YEAR}"
+        )
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """Who took part, and the evidence that the entry had of it.
+
+    Attributes:
+        name: Of the entry service or the replica.
+        role: "entry" or "runner".
+        key_document: Digest of its key document.
+        evidence: Digest of its evidence, see ``bundle.EvidenceRecord``.
+        evidence_nonce: The 32 bytes that the evidence answers, hex.
+        nonce_issued_at: When that nonce was drawn; asserted by the entry.
+    """
+
+    name: str
+    role: str
+    key_document: Digest
+    evidence: Digest
+    evidence_nonce: str
+    nonce_issued_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the predicate's ``parties``."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, document: object) -> Party:
+        """Parse an entry of ``parties``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="party")
+        name = text(got["name"], what="party name")
+        what = f"party {name!r:.60}"
+        return cls(
+            name=name,
+            role=choice(got["role"], (ENTRY, RUNNER), what=f"{what} role"),
+            key_document=parse_digest(
+                got["key_document"], what=f"{what} key_document", algorithm=JSON
+            ),
+            evidence=parse_digest(
+                got["evidence"], what=f"{what} evidence", algorithm=JSON
+            ),
+            evidence_nonce=parse_hex(
+                got["evidence_nonce"], what=f"{what} evidence_nonce", length=NONCE_BYTES
+            ).hex(),
+            nonce_issued_at=parse_moment(
+                got["nonce_issued_at"], what=f"{what} nonce_issued_at"
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """The entry's share of the request id and of the committee's seed.
+
+    Attributes:
+        commitment: SHA-256 digest of ``r``.
+        r: 32 bytes, hex.
+        asserted: The commitment was not shown to the caller before its nonce was
+            known, so the entry may have chosen ``r`` at will.
+    """
+
+    commitment: Digest
+    r: str
+    asserted: bool
+
+    @classmethod
+    def of(cls, r: bytes, *, asserted: bool) -> Draw:
+        """Return the draw of 32 bytes ``r``."""
+        return cls(commitment=digest_bytes(r), r=r.hex(), asserted=asserted)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the predicate's ``draw``."""
+        return {"commitment": self.commitment, "r": self.r, "asserted": self.asserted}
+
+    @classmethod
+    def from_json(cls, document: object) -> Draw:
+        """Parse ``draw``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="draw")
+        return cls(
+            commitment=parse_digest(
+                got["commitment"], what="draw commitment", algorithm="sha256"
+            ),
+            r=parse_hex(got["r"], what="draw r", length=DRAW_BYTES).hex(),
+            asserted=flag(got["asserted"], what="draw asserted"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """What one segment's replicas answered within one ``infer``.
+
+    Attributes:
+        segment: The segment's identity.
+        tally: How the votes were counted, at the moment of decision.
+        statements: Each voter's signed statement, by replica.
+    """
+
+    segment: Digest
+    tally: Tally
+    statements: Mapping[str, Envelope]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of an infer's ``segments``."""
+        return {
+            "segment": self.segment,
+            "tally": self.tally.to_json(),
+            "statements": {n: e.to_json() for n, e in self.statements.items()},
+        }
+
+    @classmethod
+    def from_json(cls, document: object, *, what: str) -> SegmentRecord:
+        """Parse an entry of ``segments``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what=what)
+        statements = got["statements"]
+        if not isinstance(statements, dict) or len(statements) > MAX_REPLICAS:
+            raise MalformedInputError(
+                f"{what} statements: want an object of at most {MAX_REPLICAS}"
+            )
+        return cls(
+            segment=parse_digest(
+                got["segment"], what=f"{what} segment", algorithm=JSON
+            ),
+            tally=Tally.from_json(got["tally"], what=f"{what} tally"),
+            statements={
+                text(name, what=f"{what} statement's replica"): (
+                    parse_statement_envelope(envelope)
+                )
+                for name, envelope in statements.items()
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRecord:
+    """One run of the whole chain.
+
+    Attributes:
+        index: Which ``infer`` of the request, from 0.
+        inputs: Commitment of each of the plan's inputs, by name.
+        outputs: Commitment of each of the plan's outputs, by name.
+        segments: In the plan's order.
+    """
+
+    index: int
+    inputs: Mapping[str, Digest]
+    outputs: Mapping[str, Digest]
+    segments: tuple[SegmentRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``infers``; the tensors stand among the subjects."""
+        return {
+            "index": self.index,
+            "segments": [segment.to_json() for segment in self.segments],
+        }
+
+    def subjects(self) -> list[tuple[str, Digest]]:
+        """Return the subjects of this infer, in the order of the receipt."""
+        return [
+            (f"infer/{self.index}/{side}/{name}", tensors[name])
+            for side, tensors in (("input", self.inputs), ("output", self.outputs))
+            for name in sorted(tensors)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequiredAttachment:
+    """What must be attached to the receipt, and until when (the verifier's clock)."""
+
+    kind: str
+    deadline: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the predicate's ``attachments``."""
+        return {"kind": self.kind, "deadline": self.deadline}
+
+    @classmethod
+    def from_json(cls, document: object) -> RequiredAttachment:
+        """Parse an entry of ``attachments``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what="required attachment")
+        return cls(
+            kind=text(got["kind"], what="required attachment kind"),
+            deadline=parse_moment(got["deadline"], what="required attachment deadline"),
+        )

@@ -1,0 +1,237 @@
+"""The trust file: what a caller accepts, in TOML, strict.
+
+    version = 1
+    plan_digests = ["sha256-jcs-v1:<hex>"]
+    config_digests = ["sha256-jcs-v1:<hex>"]
+    package_digests = ["sha256-jcs-v1:<hex>"]
+    minimum_quorum = 2
+    independence = "none"             # or "platform", "vendor"
+    [scenarios]
+    general = "sha256-jcs-v1:<hex>"
+    [policy]                          # the appraisal policy
+    version = 1
+    ...
+
+A list, or ``[scenarios]``, may be ``{ unchecked = "why" }`` instead; the verdict then
+says so. Unknown keys and empty lists are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from bentoml_secure.attestation.appraisal import AppraisalPolicy
+from bentoml_secure.attestation.reference_values import (
+    References,
+    Unchecked,
+    read_references,
+    require_known,
+)
+from bentoml_secure.consensus.tally import MAX_COMMITTEE
+from bentoml_secure.digest import JSON, Digest
+from bentoml_secure.errors import ConfigurationError
+
+VERSION = 1
+MAX_TRUST_BYTES = 1 << 20
+
+_DIGEST = re.compile(rf"{JSON}:[0-9a-f]{{64}}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LISTS = ("plan_digests", "config_digests", "package_digests")
+_KEYS = frozenset(
+    {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
+)
+
+
+class Independence(StrEnum):
+    """What a quorum's replicas must not share, from verified evidence."""
+
+    NONE = "none"
+    PLATFORM = "platform"
+    VENDOR = "vendor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What a caller accepts.
+
+    Attributes:
+        plan_digests: Plans that may have been run.
+        config_digests: Configurations of a deployment.
+        package_digests: Releases of this package.
+        scenarios: Digest by name; or why none is compared.
+        minimum_quorum: Replicas that have to agree, whatever the scenario says.
+        independence: Of the replicas that agree.
+        policy: Judges the evidence of every party.
+    """
+
+    plan_digests: References
+    config_digests: References
+    package_digests: References
+    scenarios: Mapping[str, Digest] | Unchecked
+    minimum_quorum: int
+    independence: Independence
+    policy: AppraisalPolicy
+
+
+def parse_trust(data: bytes) -> Trust:
+    """Parse a trust file.
+
+    Raises:
+        ConfigurationError: Not TOML; a key missing, unknown or of another form; an
+            empty list.
+    """
+    if len(data) > MAX_TRUST_BYTES:
+        raise ConfigurationError(
+            f"trust file: got {len(data)} bytes, want at most {MAX_TRUST_BYTES}."
+        )
+    try:
+        document = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"trust file is not TOML: {error}.") from error
+    table = require_known(document, _KEYS, what="trust file")
+    if missing := sorted(_KEYS - table.keys()):
+        raise ConfigurationError(
+            f"trust file: key {missing[0]!r} is missing.",
+            remedy="`bentoml-secure trust` writes a whole one.",
+        )
+    if type(table["version"]) is not int or table["version"] != VERSION:
+        raise ConfigurationError(
+            f"trust file version: got {table['version']!r:.40}, want {VERSION}."
+        )
+    lists = {
+        name: read_references(
+            table[name],
+            what=f"trust file {name}",
+            pattern=_DIGEST,
+            form=f"{JSON}:<hex>",
+        )
+        for name in _LISTS
+    }
+    return Trust(
+        **lists,
+        scenarios=_read_scenarios(table["scenarios"]),
+        minimum_quorum=_read_quorum(table["minimum_quorum"]),
+        independence=_read_independence(table["independence"]),
+        policy=AppraisalPolicy.from_table(table["policy"]),
+    )
+
+
+def _read_scenarios(value: object) -> Mapping[str, Digest] | Unchecked:
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigurationError(
+            f"trust file scenarios: got {value!r:.60}, want a table with at least one "
+            f"name = {JSON}:<hex>."
+        )
+    if value.keys() == {"unchecked"} and not _is_digest(value["unchecked"]):
+        reason = read_references(
+            value, what="trust file scenarios", pattern=_DIGEST, form="digest"
+        )
+        if isinstance(reason, Unchecked):
+            return reason
+    for name, digest in value.items():
+        if not _is_digest(digest):
+            raise ConfigurationError(
+                f"trust file scenarios {name!r:.60}: got {digest!r:.100}, "
+                f"want {JSON}:<hex>."
+            )
+    return {name: Digest(digest) for name, digest in sorted(value.items())}
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
+def _read_quorum(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_COMMITTEE:
+        raise ConfigurationError(
+            f"trust file minimum_quorum: got {value!r:.40}, want 1 to {MAX_COMMITTEE}."
+        )
+    return value
+
+
+def _read_independence(value: object) -> Independence:
+    if not isinstance(value, str) or value not in tuple(Independence):
+        raise ConfigurationError(
+            f"trust file independence: got {value!r:.40}, "
+            f"want one of {', '.join(Independence)}."
+        )
+    return Independence(value)
+
+
+def write_trust(
+    *,
+    plan_digests: Sequence[Digest],
+    config_digests: Sequence[Digest],
+    package_digests: Sequence[Digest],
+    scenarios: Mapping[str, Digest],
+    policy: AppraisalPolicy,
+    minimum_quorum: int,
+    independence: str = Independence.NONE,
+) -> str:
+    """Return a trust file's TOML, which ``parse_trust`` accepts.
+
+    Raises:
+        ConfigurationError: What it would say is refused.
+    """
+    document = {
+        "version": VERSION,
+        "plan_digests": list(plan_digests),
+        "config_digests": list(config_digests),
+        "package_digests": list(package_digests),
+        "minimum_quorum": minimum_quorum,
+        "independence": str(independence),
+        "scenarios": dict(scenarios),
+        "policy": policy.to_json(),
+    }
+    written = "\n".join(_toml_table(document, ())) + "\n"
+    parse_trust(written.encode())
+    return written
+
+
+def _toml_table(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    """Return the lines of a table: its values first, then its tables."""
+    lines = [f"[{'.'.join(map(_toml_key, path))}]"] if path else []
+    for name, value in table.items():
+        if not isinstance(value, Mapping):
+            lines.append(f"{_toml_key(name)} = {_toml_value(value)}")
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            lines += ["", *_toml_table(value, (*path, name))]
+    return lines
+
+
+def _toml_key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _toml_value(name)
+
+
+def _toml_value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            return _toml_string(value)
+        case list() | tuple():
+            return f"[{', '.join(map(_toml_value, value))}]"
+        case Mapping():
+            pairs = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()]
+            return f"{{ {', '.join(pairs)} }}"
+        case _:
+            raise ConfigurationError(
+                f"trust file: TOML has no form for {type(value).__name__}."
+            )
+
+
+def _toml_string(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return (
+        '"'
+        + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped)
+        + '"'
+    )

@@ -1,0 +1,254 @@
+"""Judging a bundle offline: every step, every finding.
+
+    1.  the receipt parses: exact fields, canonical JSON
+    2.  plan and scenario are those that the receipt names, and the trust file lists
+        them and the configuration; the scenario's quorum is not below its minimum
+    3.  every party shows acceptable evidence            (``parties``)
+    4.  the receipt is signed by the entry's attested key
+    5.  the request id follows from the draw and the caller's nonce
+    6.  every round and the chain of rounds hold         (``rounds``)
+    7.  required attachments are there and hold; those still within their deadline make
+        the verdict provisional                          (``obligations``)
+    8.  times are in order
+    9.  where the caller opens commitments, they fit     (``opening``)
+
+Only step 1 ends the judgement early: what does not parse says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from bentoml_secure.attestation.appraisal import CLOCK_SKEW_SECONDS
+from bentoml_secure.attestation.evidence import AttestationResult, UncheckedField
+from bentoml_secure.attestation.reference_values import Unchecked
+from bentoml_secure.digest import Digest, digest_bytes
+from bentoml_secure.errors import (
+    Finding,
+    MalformedInputError,
+    ReceiptError,
+    VerificationError,
+)
+from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.case import Case, Report
+from bentoml_secure.receipts.obligations import judge_attachments
+from bentoml_secure.receipts.opening import Opening, judge_opening
+from bentoml_secure.receipts.parties import judge_parties, require_listed
+from bentoml_secure.receipts.receipt import Receipt, derive_request_id, parse_receipt
+from bentoml_secure.receipts.rounds import Judgement, judge_rounds
+from bentoml_secure.receipts.trust import Trust
+from bentoml_secure.signing import verify
+from bentoml_secure.statements import INTOTO_TYPE, format_time, parse_time
+
+
+class State(StrEnum):
+    """What a bundle that was not rejected is worth."""
+
+    ACCEPTED = "accepted"
+    PROVISIONAL = "provisional"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A bundle that holds. A rejection is a ``ReceiptError`` instead.
+
+    Attributes:
+        state: Provisional while a required attachment is within its deadline.
+        receipt_id: Of the receipt, hex.
+        receipt_digest: Of the receipt.
+        simulated: Some party's evidence has no hardware behind it.
+        claims: What the receipt says, JSON-able.
+        unchecked: What the trust file leaves out, and why.
+    """
+
+    state: State
+    receipt_id: str
+    receipt_digest: Digest
+    simulated: bool
+    claims: Mapping[str, Any] = field(hash=False)
+    unchecked: tuple[UncheckedField, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict as the command line prints it."""
+        return {
+            **self.claims,
+            "verdict": self.state.value,
+            "kind": "receipt",
+            "findings": [],
+            "receipt_id": self.receipt_id,
+            "receipt_digest": self.receipt_digest,
+            "simulated": self.simulated,
+            "unchecked": [left.to_json() for left in self.unchecked],
+        }
+
+
+def verify_bundle(
+    bundle: Bundle,
+    trust: Trust,
+    *,
+    now: datetime,
+    at: datetime | None = None,
+    opening: Opening | None = None,
+) -> Verdict:
+    """Judge a bundle against a trust file; see the module's steps.
+
+    Pure: no network, no clock, no files.
+
+    Args:
+        bundle: As parsed; nothing in it is trusted.
+        trust: The caller's.
+        now: The caller's clock, with a time zone. Judges deadlines of attachments.
+        at: The time that evidence is judged for. Left out, it is the receipt's time
+            of issue, which the issuer asserts.
+        opening: Bodies or tensors that the caller holds, to be compared.
+
+    Returns:
+        The verdict, accepted or provisional.
+
+    Raises:
+        ReceiptError: Rejected; ``findings`` lists every failing point.
+        UnavailableError: Nothing failed, but evidence could not be judged without an
+            endorsement that the bundle lacks.
+    """
+    try:
+        receipt = parse_receipt(bundle.receipt)
+    except MalformedInputError as error:
+        raise ReceiptError(
+            "receipt cannot be read",
+            [Finding("receipt", str(error), "the form of receipt/v1")],
+        ) from error
+    issued = parse_time(receipt.issued_at, what="issued_at")
+    case = Case.of(bundle, receipt, trust, at=at or issued, now=now)
+    report = Report()
+    _judge_documents(case, report)
+    results, unavailable = judge_parties(case, report)
+    _judge_signature(case, report)
+    _judge_draw(receipt, report)
+    judgement = Judgement(case=case, results=results, report=report)
+    judge_rounds(judgement)
+    judge_attachments(judgement)
+    _judge_times(case, report)
+    if opening is not None:
+        judge_opening(opening, receipt, report)
+    if report.findings:
+        raise ReceiptError(f"receipt {receipt.receipt_id} rejected", report.findings)
+    if unavailable is not None:
+        raise unavailable
+    return Verdict(
+        state=State.PROVISIONAL if report.late else State.ACCEPTED,
+        receipt_id=receipt.receipt_id,
+        receipt_digest=case.receipt_digest,
+        simulated=any(result.simulated for result in results.values()),
+        claims={
+            **_claims(case, report, results),
+            **_labels(receipt, given=at is not None, opened=opening is not None),
+        },
+        unchecked=tuple(report.unchecked),
+    )
+
+
+def _judge_documents(case: Case, report: Report) -> None:
+    bundle, receipt, trust = case.bundle, case.receipt, case.trust
+    scenario = bundle.scenario
+    report.require("plan_digest", receipt.plan_digest, bundle.plan.digest)
+    report.require("scenario digest", receipt.scenario_digest, scenario.digest)
+    report.require("scenario name", receipt.scenario_name, scenario.name)
+    require_listed(report, "plan_digest", receipt.plan_digest, trust.plan_digests)
+    require_listed(report, "config_digest", receipt.config_digest, trust.config_digests)
+    if isinstance(trust.scenarios, Unchecked):
+        report.unchecked.append(
+            UncheckedField(field="scenarios", reason=trust.scenarios.reason)
+        )
+    else:
+        want = trust.scenarios.get(receipt.scenario_name, "a scenario of that name")
+        report.require("scenario in the trust file", receipt.scenario_digest, want)
+    if scenario.quorum < trust.minimum_quorum:
+        want = f"at least {trust.minimum_quorum} (minimum_quorum)"
+        report.add("scenario quorum", scenario.quorum, want)
+
+
+def _judge_signature(case: Case, report: Report) -> None:
+    key = case.keys.get(case.receipt.service)
+    if key is None:
+        report.add("receipt signature", "no key document of the entry", "one")
+        return
+    try:
+        verify(case.bundle.receipt, key, payload_type=INTOTO_TYPE)
+    except VerificationError as error:
+        report.add("receipt signature", str(error), "one by the entry's key")
+
+
+def _judge_draw(receipt: Receipt, report: Report) -> None:
+    r, nonce = bytes.fromhex(receipt.draw.r), bytes.fromhex(receipt.client_nonce)
+    report.require("draw commitment", receipt.draw.commitment, digest_bytes(r))
+    derived = derive_request_id(r, nonce).hex()
+    report.require("receipt_id", receipt.receipt_id, derived)
+
+
+def _judge_times(case: Case, report: Report) -> None:
+    receipt = case.receipt
+    if receipt.started_at > receipt.issued_at:
+        report.add("started_at", receipt.started_at, f"at most {receipt.issued_at}")
+    latest = format_time(case.now + timedelta(seconds=CLOCK_SKEW_SECONDS))
+    if receipt.issued_at > latest:
+        report.add("issued_at", receipt.issued_at, f"at most {latest}")
+
+
+def _claims(
+    case: Case, report: Report, results: Mapping[str, AttestationResult]
+) -> dict[str, Any]:
+    receipt, scenario = case.receipt, case.bundle.scenario
+    return {
+        "service": receipt.service,
+        "api": receipt.api,
+        "status": receipt.status,
+        "scenario": {
+            "name": receipt.scenario_name,
+            "digest": receipt.scenario_digest,
+        },
+        "plan_digest": receipt.plan_digest,
+        "config_digest": receipt.config_digest,
+        "client_nonce": receipt.client_nonce,
+        "started_at": receipt.started_at,
+        "issued_at": receipt.issued_at,
+        "infers": len(receipt.infers),
+        "segments": len(case.bundle.plan.segments),
+        "replicas": scenario.replicas,
+        "quorum": scenario.quorum,
+        "parties": [
+            {
+                "name": name,
+                "role": case.parties[name].role,
+                "platform": result.kind,
+                "platform_id": result.claims.platform_id,
+                "simulated": result.simulated,
+            }
+            for name, result in sorted(results.items())
+        ],
+        "dissenters": report.dissenters,
+        "absent": report.absent,
+        "missing_attachments": report.late,
+    }
+
+
+def _labels(receipt: Receipt, *, given: bool, opened: bool) -> dict[str, Any]:
+    """Say of each claim that rests on somebody's word whose word it is."""
+    asserted = "asserted by the entry"
+    return {
+        "labels": {
+            "distances": asserted,
+            "weights": asserted,
+            "nonces of runners": asserted,
+            "bodies and tensors belong together": asserted,
+            "draw": asserted if receipt.draw.asserted else "committed before the nonce",
+            "nonce": f"drawn by the {receipt.nonce_drawn_by}",
+            "salt": f"drawn by the {receipt.salt_drawn_by}",
+            "first hop": receipt.first_hop,
+            "evidence time": "given" if given else "asserted by the issuer",
+            "opening": "checked" if opened else "not checked",
+        }
+    }
