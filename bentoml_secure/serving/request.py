@@ -13,7 +13,6 @@ from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, derive_salt, parse_he
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.receipt import (
     CALLER,
-    DRAW_BYTES,
     ENTRY,
     InferRecord,
     derive_request_id,
@@ -137,7 +136,7 @@ def draw_context(
         nonce_drawn_by=CALLER if nonce else ENTRY,
         root_salt=root_salt or secrets.token_bytes(SALT_BYTES),
         salt_drawn_by=CALLER if root_salt else ENTRY,
-        r=secrets.token_bytes(DRAW_BYTES),
+        r=secrets.token_bytes(NONCE_BYTES),
         scenario=scenario,
         evidence_nonce=_hex_header(headers, EVIDENCE_NONCE, NONCE_BYTES),
         started_at=started_at,

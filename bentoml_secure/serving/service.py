@@ -289,7 +289,7 @@ def _entry_class(
 ) -> type:
     def init(self: Any) -> None:
         attribute.open(self)
-        cls.__init__(self)
+        cls.__init__(self)  # type: ignore[misc]  # the class that was decorated
 
     async def start(self: Any) -> None:
         await attribute.entry().start()

@@ -1,0 +1,1 @@
+"""Diagnosis on the Wisconsin data: train, serve, be lied to, verify."""
