@@ -77,7 +77,7 @@ class Round(Generic[T]):
 
 
 Ask = Callable[[Member], Awaitable[Answer[T]]]
-_Task = asyncio.Task["Answer[T] | Absence"]
+_Task = asyncio.Task[Answer[T] | Absence]
 
 
 async def collect(
@@ -138,6 +138,8 @@ async def collect(
             )
         if tasks:
             late = asyncio.create_task(_collect_late(dict(tasks), grace_seconds))
+            # A task cancelled before its first step never gets to its own cleanup.
+            late.add_done_callback(lambda _: [task.cancel() for task in tasks])
         return state.round(tally, late)
     finally:
         if late is None:
