@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         require_runtime,
         run_chain,
     )
+    from bentoml_secure.split.samples import read_samples
+    from bentoml_secure.split.splitting import SplitWarning, split_onnx
 
 __all__ = [
     "PLAN_FILE",
@@ -47,25 +49,31 @@ __all__ = [
     "Runtime",
     "Segment",
     "SegmentFile",
+    "SplitWarning",
     "load_chain",
     "load_plan",
     "load_segment",
     "open_segment",
     "parse_plan",
     "read_file",
+    "read_samples",
     "require_runtime",
     "run_chain",
+    "split_onnx",
 ]
 
 _LATE = {
+    "SplitWarning": "splitting",
     "Chain": "runtime",
     "GraphLevel": "runtime",
     "LoadedSegment": "runtime",
     "load_chain": "runtime",
     "load_segment": "runtime",
     "open_segment": "runtime",
+    "read_samples": "samples",
     "require_runtime": "runtime",
     "run_chain": "runtime",
+    "split_onnx": "splitting",
 }
 
 

@@ -104,27 +104,36 @@ def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Yield every tensor of a model: initializers, attributes, bodies, functions."""
-    yield from graph_tensors(model.graph)
+    yield from model.graph.initializer
+    yield from inner_tensors(model)
+
+
+def inner_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor of a model but the main graph's dense initializers."""
+    for sparse in model.graph.sparse_initializer:
+        yield from _sparse_tensors(sparse)
+    for node in model.graph.node:
+        yield from _node_tensors(node)
     for function in model.functions:
         for node in function.node:
-            yield from node_tensors(node)
+            yield from _node_tensors(node)
         for attribute in function.attribute_proto:
             yield from _attribute_tensors(attribute)
     for training in model.training_info:
-        yield from graph_tensors(training.initialization)
-        yield from graph_tensors(training.algorithm)
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
 
 
-def graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Yield every tensor of a graph and of the bodies in it."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from _sparse_tensors(sparse)
     for node in graph.node:
-        yield from node_tensors(node)
+        yield from _node_tensors(node)
 
 
-def node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
     """Yield every tensor that a node's attributes hold, bodies included."""
     for attribute in node.attribute:
         yield from _attribute_tensors(attribute)
@@ -140,9 +149,9 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
     for sparse in attribute.sparse_tensors:
         yield from _sparse_tensors(sparse)
     if attribute.HasField("g"):
-        yield from graph_tensors(attribute.g)
+        yield from _graph_tensors(attribute.g)
     for graph in attribute.graphs:
-        yield from graph_tensors(graph)
+        yield from _graph_tensors(graph)
 
 
 def _sparse_tensors(sparse: SparseTensorProto) -> Iterator[TensorProto]:

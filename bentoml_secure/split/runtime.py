@@ -27,12 +27,12 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.split.files import read_bytes, require_digest
 from bentoml_secure.split.plan import Plan, Segment, load_plan
-from bentoml_secure.split.protos import external_location, parse_model, tensors_of
+from bentoml_secure.split.protos import external_location, inner_tensors, parse_model
 from bentoml_secure.tensors import Array, TensorSpec
 
 MAX_FILE_BYTES = 64 << 30
 
-_PROVIDERS = ("CPUExecutionProvider",)
+PROVIDERS = ("CPUExecutionProvider",)
 _FATAL = 4
 _NATIVE_ERRORS: tuple[type[Exception], ...] = tuple(
     value
@@ -192,7 +192,7 @@ def open_segment(
         )
     for entry in segment.files:
         require_digest(entry.path, contents[entry.path], entry.digest)
-    options = _options(threads, graph_level)
+    options = session_options(threads, graph_level)
     files = _external_files(segment, contents)
     if files:
         options.add_external_initializers_from_files_in_memory(
@@ -200,7 +200,7 @@ def open_segment(
         )
     try:
         session = onnxruntime.InferenceSession(
-            contents[segment.file], options, providers=list(_PROVIDERS)
+            contents[segment.file], options, providers=list(PROVIDERS)
         )
     except RUN_ERRORS as error:
         raise MalformedInputError(
@@ -211,9 +211,10 @@ def open_segment(
     return LoadedSegment(segment, index, session)
 
 
-def _options(
+def session_options(
     threads: int | None, graph_level: GraphLevel
 ) -> onnxruntime.SessionOptions:
+    """Return the options that parts and whole are run with."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, graph_level.value
@@ -233,15 +234,16 @@ def _external_files(segment: Segment, contents: Mapping[str, bytes]) -> dict[str
     initializers only, so external data anywhere else is refused too.
     """
     model = parse_model(contents[segment.file], what=segment.file)
-    everywhere = sum(
-        external_location(tensor) is not None for tensor in tensors_of(model)
-    )
+    if any(external_location(tensor) for tensor in inner_tensors(model)):
+        raise VerificationError(
+            f"{segment.file}: a tensor inside a node names a file, "
+            "only the graph's own initializers may"
+        )
     files: dict[str, bytes] = {}
     for tensor in model.graph.initializer:
         location = external_location(tensor)
         if location is None:
             continue
-        everywhere -= 1
         path = posixpath.join(posixpath.dirname(segment.file), location.path)
         if path not in contents:
             raise VerificationError(
@@ -250,11 +252,6 @@ def _external_files(segment: Segment, contents: Mapping[str, bytes]) -> dict[str
             )
         location.require_within(len(contents[path]), tensor.name)
         files[location.path] = contents[path]
-    if everywhere:
-        raise VerificationError(
-            f"{segment.file}: {everywhere} tensors inside nodes name a file, "
-            "only the graph's own initializers may"
-        )
     return files
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import onnx
@@ -20,11 +20,12 @@ from bentoml_secure.digest import FILE, Digest, digest_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.split.files import open_below
 from bentoml_secure.split.protos import (
-    Location,
     external_location,
+    inner_tensors,
     parse_model,
     tensors_of,
 )
+from bentoml_secure.split.types import DTYPE_NAMES
 
 CHUNK_BYTES = 16 << 20
 INLINE_BYTES = 1 << 30
@@ -34,11 +35,6 @@ MAX_PROTO_BYTES = (2 << 30) - 1
 _SMALL_BYTES = 1024
 # So that a page of the file is a page of the tensor, for whoever maps it.
 _ALIGNMENT = 4096
-_SCALARS = frozenset(
-    onnx.TensorProto.DataType.Value(name)
-    for name in ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "BOOL", "INT8", "INT16")
-    + ("INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
-)
 
 
 class Source:
@@ -46,12 +42,16 @@ class Source:
 
     Small external tensors, and those inside nodes, are taken in: shapes must be read
     where they are used, and ONNX Runtime looks up only initializers from memory.
+
+    Raises:
+        ConfigurationError: A file of the model is missing or cannot be read.
+        MalformedInputError: Not ONNX, too large, or data run over a file's end.
+        VerificationError: External data outside the model's folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folder = path.parent
-        self._open: dict[str, BinaryIO] = {}
         try:
             with path.open("rb") as stream:
                 size = os.fstat(stream.fileno()).st_size
@@ -64,29 +64,10 @@ class Source:
         except OSError as error:
             raise ConfigurationError(f"{path}: cannot be read: {error}") from error
         self.model = parse_model(data, what=str(path))
-        try:
-            self._files = self._external_files()
-            self._take_in()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the external files."""
-        for stream in self._open.values():
-            stream.close()
-        self._open.clear()
+        self._sizes: dict[str, int] = {}
+        for tensor in tensors_of(self.model):
+            self.size_of(tensor)
+        self._take_in()
 
     def digest(self) -> Digest:
         """Return the digest of the list of the model's files.
@@ -94,14 +75,13 @@ class Source:
         That is ``digest_json`` of [{"path", "digest"}, ...]: base names of the ONNX
         file and its external data, each with the digest of its bytes, sorted.
         """
-        try:
-            paths = [self.path, *(self._folder / name for name in self._files)]
-            entries = [
-                {"path": path.name, "digest": digest_of_file(path)} for path in paths
-            ]
-        except OSError as error:
-            raise ConfigurationError(f"{self.path}: {error}") from error
-        return digest_json(sorted(entries, key=lambda e: (e["path"], e["digest"])))
+        digests = [(self.path.name, digest_of_file(self.path))]
+        for name in self._sizes:
+            with self._stream(name) as stream:
+                digests.append((posixpath.basename(name), _digest(stream)))
+        return digest_json(
+            [{"path": path, "digest": digest} for path, digest in sorted(digests)]
+        )
 
     def pieces(self, tensor: TensorProto) -> Iterator[bytes]:
         """Yield the raw little-endian bytes of a tensor, wherever they lie.
@@ -115,10 +95,8 @@ class Source:
         if location is None:
             yield raw_bytes(tensor)
             return
-        stream = self._stream(location)
-        try:
-            size = os.fstat(stream.fileno()).st_size
-            left = location.require_within(size, tensor.name)
+        left = self.size_of(tensor)
+        with self._stream(location.path) as stream:
             stream.seek(location.offset)
             while left:
                 piece = stream.read(min(left, CHUNK_BYTES))
@@ -126,48 +104,33 @@ class Source:
                     raise ConfigurationError(f"{location.path}: ends while it is read")
                 left -= len(piece)
                 yield piece
-        except OSError as error:
-            raise ConfigurationError(f"{location.path}: {error}") from error
 
     def size_of(self, tensor: TensorProto) -> int:
-        """Return how many raw bytes a tensor has."""
+        """Return how many raw bytes an external tensor has, 0 for an inline one."""
         location = external_location(tensor)
         if location is None:
-            return len(raw_bytes(tensor))
-        size = os.fstat(self._stream(location).fileno()).st_size
-        return location.require_within(size, tensor.name)
+            return 0
+        if location.path not in self._sizes:
+            with self._stream(location.path) as stream:
+                self._sizes[location.path] = os.fstat(stream.fileno()).st_size
+        return location.require_within(self._sizes[location.path], tensor.name)
 
-    def _stream(self, location: Location) -> BinaryIO:
-        if location.path not in self._open:
-            descriptor = open_below(self._folder, location.path)
-            self._open[location.path] = os.fdopen(descriptor, "rb")
-        return self._open[location.path]
-
-    def _external_files(self) -> tuple[str, ...]:
-        names: dict[str, None] = {}
-        for tensor in tensors_of(self.model):
-            location = external_location(tensor)
-            if location is not None:
-                self.size_of(tensor)
-                names[location.path] = None
-        return tuple(names)
+    def _stream(self, name: str) -> BinaryIO:
+        return os.fdopen(open_below(self._folder, name), "rb")
 
     def _take_in(self) -> None:
-        large = set()
-        for tensor in self.model.graph.initializer:
-            if external_location(tensor) and self.size_of(tensor) > _SMALL_BYTES:
-                large.add(tensor.name)
-        inside = 0
-        for tensor in tensors_of(self.model):
-            if external_location(tensor) is None or tensor.name in large:
-                continue
-            inside += self.size_of(tensor)
-            if inside > INLINE_BYTES:
-                raise MalformedInputError(
-                    f"{self.path}: over {INLINE_BYTES} bytes of external data inside "
-                    "nodes.",
-                    remedy="Make them initializers of the main graph.",
-                )
+        small = [
+            tensor
+            for tensor in self.model.graph.initializer
+            if external_location(tensor) and self.size_of(tensor) <= _SMALL_BYTES
+        ]
+        inner = [t for t in inner_tensors(self.model) if external_location(t)]
+        if sum(map(self.size_of, inner)) > INLINE_BYTES:
+            raise MalformedInputError(
+                f"{self.path}: over {INLINE_BYTES} bytes of external data in nodes.",
+                remedy="Make them initializers of the main graph.",
+            )
+        for tensor in (*small, *inner):
             tensor.raw_data = b"".join(self.pieces(tensor))
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
@@ -176,7 +139,14 @@ class Source:
 def digest_of_file(path: Path) -> Digest:
     """Return the digest of a file's bytes, read in pieces."""
     with path.open("rb") as stream:
-        return Digest(f"{FILE}:{hashlib.file_digest(stream, 'sha256').hexdigest()}")
+        return _digest(stream)
+
+
+def _digest(stream: BinaryIO) -> Digest:
+    hasher = hashlib.sha256()
+    while piece := stream.read(CHUNK_BYTES):
+        hasher.update(piece)
+    return Digest(f"{FILE}:{hasher.hexdigest()}")
 
 
 def raw_bytes(tensor: TensorProto) -> bytes:
@@ -184,7 +154,7 @@ def raw_bytes(tensor: TensorProto) -> bytes:
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     array = onnx.numpy_helper.to_array(tensor)
-    return bytes(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return bytes(onnx.numpy_helper.tobytes_little_endian(array))
 
 
 def write_model(
@@ -229,9 +199,8 @@ def write_model(
 
 
 def _movable(tensor: TensorProto) -> bool:
-    return (
-        tensor.data_type in _SCALARS or tensor.HasField("raw_data")
-    ) and tensor.ByteSize() > _SMALL_BYTES
+    plain = tensor.data_type in DTYPE_NAMES or tensor.HasField("raw_data")
+    return bool(plain and tensor.ByteSize() > _SMALL_BYTES)
 
 
 def _move_out(

@@ -1,0 +1,226 @@
+"""Trying cuts out: are the parts, one after the other, bit for bit the whole?
+
+ONNX Runtime fuses neighbouring nodes. A cut through what it would have fused can
+change the last bits of a result, so every choice of cuts is written, loaded as a
+runner would load it, and run on samples beside the uncut model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from bentoml_secure.digest import Digest
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.split.extract import Extractor
+from bentoml_secure.split.graph import Analysis
+from bentoml_secure.split.plan import (
+    PLAN_FILE,
+    Plan,
+    Runtime,
+    Segment,
+    SegmentFile,
+    parse_plan,
+)
+from bentoml_secure.split.runtime import (
+    PROVIDERS,
+    RUN_ERRORS,
+    GraphLevel,
+    load_chain,
+    session_options,
+)
+from bentoml_secure.split.samples import Sample
+from bentoml_secure.split.specs import Specs
+from bentoml_secure.split.weights import Source, digest_of_file, write_model
+from bentoml_secure.tensors import Array
+
+# Each round can only turn sizes into symbols, and few tensors have more than two.
+_MOST_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What is written into every plan of one split."""
+
+    name: str
+    digest: Digest
+    runtime: Runtime
+    tolerance: float
+    inline_bytes: int
+
+
+def distance(left: Array, right: Array) -> float:
+    """Return ``max|a-b| / min(rms(a), rms(b))`` in float64; 0.0 for equal bits.
+
+    Infinite where shapes, or the places of NaN and infinity, differ.
+    """
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return math.inf
+    if left.tobytes() == right.tobytes():
+        return 0.0
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return math.inf
+    a, b = a[finite], b[finite]
+    if not np.isfinite(b).all():
+        return math.inf
+    scale = min(np.sqrt(np.mean(a * a)), np.sqrt(np.mean(b * b)))
+    most = float(np.abs(a - b).max())
+    return most / float(scale) if scale else math.inf
+
+
+def run_whole(
+    path: Path, samples: Sequence[Sample], outputs: Sequence[str], *, guessed: bool
+) -> tuple[Sample, ...]:
+    """Run the uncut model at the plan's graph level on every sample.
+
+    Raises:
+        ConfigurationError: It does not run on these samples, or an output of it is
+            not a tensor.
+        MalformedInputError: ONNX Runtime cannot load it.
+    """
+    options = session_options(None, GraphLevel.EXTENDED)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=list(PROVIDERS)
+        )
+    except RUN_ERRORS as error:
+        raise MalformedInputError(
+            f"{path}: onnxruntime cannot load it: {error}"
+        ) from error
+    results = []
+    for sample in samples:
+        try:
+            made = session.run(list(outputs), sample)
+        except RUN_ERRORS as error:
+            origin = "made up from its types" if guessed else "given"
+            raise ConfigurationError(
+                f"{path}: does not run on the samples {origin}: {error}.",
+                remedy="Give samples that it accepts.",
+            ) from error
+        for name, array in zip(outputs, made, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise ConfigurationError(
+                    f"output {name!r:.100}: is a {type(array).__name__}, not a tensor.",
+                    remedy="Export the model without maps, sequences and options.",
+                )
+        results.append(dict(zip(outputs, made, strict=True)))
+    return tuple(results)
+
+
+class Trial:
+    """Writes, loads and compares plans for one model; remembers what it found."""
+
+    def __init__(
+        self,
+        source: Source,
+        analysis: Analysis,
+        specs: Specs,
+        settings: Settings,
+        samples: Sequence[Sample],
+        expected: Sequence[Mapping[str, Array]],
+        new_folder: Callable[[], Path],
+    ) -> None:
+        self._source = source
+        self._analysis = analysis
+        self._specs = specs
+        self._settings = settings
+        self._samples = samples
+        self._expected = expected
+        self._new_folder = new_folder
+        self._extractor = Extractor(source.model, analysis, specs)
+        self._found: dict[tuple[int, ...], tuple[float, Path]] = {}
+
+    def distance(self, cuts: tuple[int, ...]) -> float:
+        """Return the largest distance of any output on any sample; 0.0 if bit-equal.
+
+        Raises:
+            SecureError: A part cannot be written, loaded or run.
+        """
+        return self._tried(cuts)[0]
+
+    def folder(self, cuts: tuple[int, ...]) -> Path:
+        """Return the folder of the plan with these cuts, its plan.json included."""
+        return self._tried(cuts)[1]
+
+    def _tried(self, cuts: tuple[int, ...]) -> tuple[float, Path]:
+        if cuts not in self._found:
+            for _ in range(_MOST_ROUNDS):
+                folder = self._new_folder()
+                plan = self._write(cuts, folder)
+                worst = self._compare(folder)
+                # What the runs showed may have changed the specs just written.
+                if self._described(cuts) == [
+                    (s.inputs, s.outputs) for s in plan.segments
+                ]:
+                    break
+            else:
+                raise ConfigurationError("model: its sizes differ from run to run")
+            self._found[cuts] = worst, folder
+        return self._found[cuts]
+
+    def _stretches(self, cuts: tuple[int, ...]) -> list[tuple[int, int]]:
+        edges = [0, *(step + 1 for step in cuts), len(self._analysis.steps)]
+        return list(pairwise(edges))
+
+    def _described(self, cuts: tuple[int, ...]) -> list[tuple[object, object]]:
+        return [self._extractor.boundary(*stretch) for stretch in self._stretches(cuts)]
+
+    def _write(self, cuts: tuple[int, ...], folder: Path) -> Plan:
+        segments = []
+        for index, (first, stop) in enumerate(self._stretches(cuts)):
+            inputs, outputs = self._extractor.boundary(first, stop)
+            written = write_model(
+                self._extractor.extract(first, stop),
+                folder / f"segment-{index}.onnx",
+                self._source,
+                inline_bytes=self._settings.inline_bytes,
+            )
+            files = tuple(
+                SegmentFile(path=path.name, digest=digest_of_file(path))
+                for path in written
+            )
+            segments.append(
+                Segment(
+                    file=written[0].name,
+                    files=files,
+                    inputs=inputs,
+                    outputs=outputs,
+                    tolerance=self._settings.tolerance,
+                )
+            )
+        plan = Plan(
+            model_name=self._settings.name,
+            model_digest=self._settings.digest,
+            inputs=tuple(map(self._specs.of, self._analysis.inputs)),
+            outputs=tuple(map(self._specs.of, self._analysis.outputs)),
+            runtime=self._settings.runtime,
+            segments=tuple(segments),
+        )
+        document = json.dumps(plan.to_json(), indent=1, ensure_ascii=False).encode()
+        parse_plan(document)
+        (folder / PLAN_FILE).write_bytes(document)
+        return plan
+
+    def _compare(self, folder: Path) -> float:
+        chain = load_chain(folder)
+        worst = 0.0
+        for sample, wanted in zip(self._samples, self._expected, strict=True):
+            made: Sample = dict(sample)
+            sizes = self._specs.bind(self._analysis.inputs, made)
+            for loaded in chain.segments:
+                feed = {spec.name: made[spec.name] for spec in loaded.segment.inputs}
+                for name, array in loaded.run_unchecked(feed).items():
+                    self._specs.observe(name, array, sizes)
+                    made[name] = array
+            for name, array in wanted.items():
+                worst = max(worst, distance(made[name], array))
+        return worst
