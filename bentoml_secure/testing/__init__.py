@@ -1,0 +1,8 @@
+"""Fakes and simulators that users may import in their tests too.
+
+Nothing that is shipped for use imports this package. Keys made here follow from
+names: they protect nothing.
+
+    deployment     an entry and runners with real keys and simulated evidence
+    receipts       receipts of such a deployment, honest or not
+"""

@@ -1,0 +1,282 @@
+"""A whole deployment in memory: plan, scenario, configuration, entry, runners.
+
+Keys, key documents and evidence are real (of kind ``simulated``, under a root made
+here), so what is built on them passes or fails the real verifiers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bentoml_secure.attestation.appraisal import AppraisalPolicy
+from bentoml_secure.attestation.dev_chain import make_root
+from bentoml_secure.attestation.evidence import Evidence
+from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
+from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
+from bentoml_secure.digest import (
+    Digest,
+    digest_bytes,
+    digest_file_bytes,
+    digest_json,
+)
+from bentoml_secure.receipts.bundle import EvidenceRecord
+from bentoml_secure.receipts.receipt import Party
+from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
+from bentoml_secure.scenario import Configuration, Scenario, Scenarios
+from bentoml_secure.signing import SigningKey
+from bentoml_secure.split.plan import Plan, Runtime, Segment, SegmentFile
+from bentoml_secure.statements import format_time
+from bentoml_secure.tensors import TensorSpec
+
+NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+EVIDENCE_AGE = timedelta(seconds=10)
+SERVICE = "Diagnosis"
+TOLERANCE = 2e-5
+
+_FEATURES = 4
+
+
+def key_of(name: str) -> Ed25519PrivateKey:
+    """Return the key that follows from a name: anyone can make it."""
+    seed = hashlib.sha256(f"bentoml-secure testing key {name}".encode()).digest()
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def make_plan(segments: int) -> Plan:
+    """Return a plan of ``segments`` parts, the first input read by every one.
+
+    Its tensors are ``x``, ``t1``, ``t2``, ... and ``y``; ``t1`` is an output too where
+    there is more than one segment. Its files exist nowhere.
+    """
+
+    def spec(name: str) -> TensorSpec:
+        return TensorSpec(name=name, dtype="float32", shape=("batch", _FEATURES))
+
+    names = ["x", *(f"t{index}" for index in range(1, segments)), "y"]
+    parts = []
+    for index in range(segments):
+        file = f"segment-{index}.onnx"
+        digest = digest_file_bytes(file.encode())
+        parts.append(
+            Segment(
+                file=file,
+                files=(SegmentFile(path=file, digest=digest),),
+                inputs=tuple(spec(n) for n in dict.fromkeys((names[index], "x"))),
+                outputs=(spec(names[index + 1]),),
+                tolerance=TOLERANCE,
+            )
+        )
+    outputs = ("t1", "y") if segments > 1 else ("y",)
+    return Plan(
+        model_name="testing",
+        model_digest=digest_json(["testing", segments]),
+        inputs=(spec("x"),),
+        outputs=tuple(map(spec, outputs)),
+        runtime=Runtime(version=">=1.20,<2"),
+        segments=tuple(parts),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """An entry or a runner: its key, its document, what makes its evidence."""
+
+    signing: SigningKey
+    document: KeyDocument
+    attest: Callable[[bytes], Evidence]
+
+    @property
+    def name(self) -> str:
+        """Of the service."""
+        return self.document.service
+
+    def party(
+        self, nonce: bytes, nonce_issued_at: datetime
+    ) -> tuple[Party, EvidenceRecord]:
+        """Return fresh evidence over a nonce, and the party as a receipt names it."""
+        evidence = self.attest(report_data(nonce, self.document))
+        record = EvidenceRecord(evidence=evidence)
+        party = Party(
+            name=self.name,
+            role=self.document.role.value,
+            key_document=self.document.digest,
+            evidence=record.digest,
+            evidence_nonce=nonce.hex(),
+            nonce_issued_at=format_time(nonce_issued_at),
+        )
+        return party, record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A deployment, and the trust file of a caller who accepts it.
+
+    Attributes:
+        plan: Of ``make_plan``.
+        scenario: The only one.
+        config_digest: Of the configuration that all parties hold.
+        entry: The entry service.
+        runners: By segment, then replica.
+        policy: Accepts simulated evidence under the deployment's root.
+        trust: Accepts exactly this deployment.
+        now: When requests come.
+    """
+
+    plan: Plan
+    scenario: Scenario
+    config_digest: Digest
+    entry: Process
+    runners: tuple[tuple[Process, ...], ...]
+    policy: AppraisalPolicy
+    trust: Trust
+    now: datetime
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """The entry, then the runners."""
+        return (self.entry, *(runner for row in self.runners for runner in row))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What all processes of a deployment stand on."""
+
+    plan: Plan
+    scenario: Scenario
+    package: Digest
+    root: bytes
+    policy: AppraisalPolicy
+    config_digest: Digest
+    now: datetime
+    platforms: Mapping[str, str]
+    recorded: Mapping[str, Evidence]
+
+    def process(self, name: str, role: Role, segment: Digest | None) -> Process:
+        signing = SigningKey(key_of(name))
+        document = KeyDocument(
+            role=role,
+            service=name,
+            segment=segment,
+            plan=self.plan.digest,
+            package=self.package,
+            config_digest=self.config_digest,
+            hpke=(),
+            ed25519=signing.public.raw.hex(),
+            platform=KIND,
+            boot_id=hashlib.sha256(name.encode()).hexdigest()[:32],
+            not_after=self.now + timedelta(days=7),
+        )
+        return Process(signing=signing, document=document, attest=self._attest(name))
+
+    def _attest(self, name: str) -> Callable[[bytes], Evidence]:
+        if name in self.recorded:
+            return lambda _: self.recorded[name]
+        return SimulatedAttester(
+            key_of("root"),
+            self.root,
+            platform_id=self.platforms.get(name, f"simulated-{name}"),
+            measurement=self.package.partition(":")[2],
+            clock=lambda: self.now - EVIDENCE_AGE,
+        ).attest
+
+    def trust(self) -> Trust:
+        written = write_trust(
+            plan_digests=[self.plan.digest],
+            config_digests=[self.config_digest],
+            package_digests=[self.package],
+            scenarios={self.scenario.name: self.scenario.digest},
+            policy=self.policy,
+            minimum_quorum=self.scenario.quorum,
+        )
+        return parse_trust(written.encode())
+
+
+def _policy(root: bytes, package: Digest) -> AppraisalPolicy:
+    return AppraisalPolicy.from_table(
+        {
+            "version": 1,
+            "max_age_seconds": 300,
+            "allow": [KIND],
+            KIND: {
+                "roots": [digest_bytes(root)],
+                "measurement": [package.partition(":")[2]],
+            },
+        }
+    )
+
+
+def build_deployment(
+    *,
+    segments: int = 2,
+    replicas: int = 3,
+    quorum: int = 2,
+    now: datetime = NOW,
+    platforms: Mapping[str, str] | None = None,
+    package: Digest | None = None,
+    root: bytes | None = None,
+    recorded: Mapping[str, Evidence] | None = None,
+) -> Deployment:
+    """Make a deployment of ``segments`` times ``replicas`` runners.
+
+    Args:
+        segments: Of the plan.
+        replicas: Of each segment, all in the committee.
+        quorum: Of the scenario.
+        now: When requests come; evidence is a little older.
+        platforms: Platform id by process name; ``simulated-<name>`` where left out.
+        package: Digest that all key documents name; a made-up one by default.
+        root: DER of the root of ``key_of("root")``; a new one by default.
+        recorded: Evidence by process name, instead of fresh evidence.
+    """
+    root = root or make_root(key_of("root"), now=now - timedelta(days=30))
+    package = package or digest_json("a release")
+    policy = _policy(root, package)
+    scenario = Scenario(
+        name="general",
+        replicas=replicas,
+        quorum=quorum,
+        deadline_ms=5000,
+        grace_ms=200,
+        evidence_max_age_seconds=300,
+    )
+    configuration = Configuration(
+        service=SERVICE,
+        replicas=replicas,
+        segments=segments,
+        scenarios=Scenarios(minimum="general", by_name={"general": scenario}),
+        policy=policy.to_json(),
+    )
+    ground = _Ground(
+        plan=make_plan(segments),
+        scenario=scenario,
+        package=package,
+        root=root,
+        policy=policy,
+        config_digest=configuration.digest,
+        now=now,
+        platforms=platforms or {},
+        recorded=recorded or {},
+    )
+    return Deployment(
+        plan=ground.plan,
+        scenario=scenario,
+        config_digest=configuration.digest,
+        entry=ground.process(SERVICE, Role.ENTRY, None),
+        runners=tuple(
+            tuple(
+                ground.process(
+                    f"{SERVICE}_{index}_{replica}", Role.RUNNER, segment.identity
+                )
+                for replica in range(replicas)
+            )
+            for index, segment in enumerate(ground.plan.segments)
+        ),
+        policy=policy,
+        trust=ground.trust(),
+        now=now,
+    )
