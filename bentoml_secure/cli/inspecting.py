@@ -88,15 +88,11 @@ def evidence(file: Path, kind: str | None) -> None:
 @click.argument("file", type=FILE, metavar="FILE")
 def receipt(file: Path) -> None:
     """Show what the receipt in a bundle says; nobody vouches for it."""
-    from bentoml_secure.digest import parse_json
     from bentoml_secure.receipts.bundle import MAX_BUNDLE_BYTES, parse_bundle
-    from bentoml_secure.receipts.receipt import Receipt
-    from bentoml_secure.signing import MAX_ENVELOPE_BYTES
+    from bentoml_secure.receipts.receipt import parse_receipt
 
     bundle = parse_bundle(read(file, what="receipt", max_bytes=MAX_BUNDLE_BYTES))
-    got = Receipt.from_statement(
-        parse_json(bundle.receipt.payload, what="receipt", max_bytes=MAX_ENVELOPE_BYTES)
-    )
+    got = parse_receipt(bundle.receipt)
     _show(
         {
             "receipt": got.receipt_id,

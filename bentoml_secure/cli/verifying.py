@@ -20,7 +20,7 @@ from bentoml_secure.cli.parameters import FILE, hex_bytes, instant, read
 
 if TYPE_CHECKING:
     from bentoml_secure.attestation.evidence import Endorsements, Evidence
-    from bentoml_secure.receipts.verify import Opening
+    from bentoml_secure.receipts.opening import Opened, Opening
 
 MAX_OWN_FILE_BYTES = 1 << 20
 MAX_BODY_BYTES = 1 << 30
@@ -231,7 +231,7 @@ def receipt(
         return Outcome(
             state=State(verdict.state),
             kind="receipt",
-            claims=verdict.to_json(),
+            claims=_own_claims(verdict.to_json()),
             simulated=verdict.simulated,
         )
 
@@ -241,10 +241,10 @@ def receipt(
 def _opening(
     input_file: Path | None, output_file: Path | None, salt: bytes | None
 ) -> Opening:
-    from bentoml_secure.receipts.verify import Opening
+    from bentoml_secure.receipts.opening import Opening
     from bentoml_secure.tensors import decode
 
-    def opened(path: Path | None) -> object:
+    def opened(path: Path | None) -> Opened | None:
         if path is None:
             return None
         data = read(path, what="opening", max_bytes=MAX_BODY_BYTES)

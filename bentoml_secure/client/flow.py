@@ -1,0 +1,245 @@
+"""The order of requests in a call, without I/O: a generator of exchanges.
+
+1. POST /bsec/v1/attest, unless the entry's evidence is fresh: verified, or nothing
+   else is sent
+2. POST the API, with a fresh nonce and root salt
+3. GET the bundle; the entry waits a while for what the receipt still requires
+4. judge the bundle against the trust file and the question
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bentoml_secure.client.answer import Announced, Answer, Question, judge
+from bentoml_secure.client.entry import AttestedEntry, attest_flow
+from bentoml_secure.client.exchange import Exchange, Reply, require_success
+from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, parse_json
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+)
+from bentoml_secure.receipts.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from bentoml_secure.receipts.trust import Trust
+
+RECEIPTS = "/bsec/v1/receipts/"
+JSON_TYPE = "application/json"
+
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_SCENARIO = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+
+T = TypeVar("T")
+Flow = Generator[Exchange, Reply, T]
+
+logger = logging.getLogger("bentoml_secure")
+
+
+def utc_now() -> datetime:
+    """Return the time of the machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+class Caller:
+    """What both clients know between calls: the trust file and the entry's evidence.
+
+    Args:
+        trust: Judges everything that comes back.
+        scenario: Asked for by name; None asks for the service's minimum.
+        wait_seconds: How long the entry may wait for what a receipt still requires.
+        max_body_bytes: Cap on a response's body.
+        clock: The time, with a time zone.
+        random_bytes: Draws nonces and salts.
+    """
+
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        scenario: str | None,
+        wait_seconds: float,
+        max_body_bytes: int,
+        clock: Callable[[], datetime] = utc_now,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        if scenario is not None and not _SCENARIO.fullmatch(scenario):
+            raise ConfigurationError(
+                f"scenario: got {scenario!r:.60}, want printable ASCII"
+            )
+        self._trust = trust
+        self._scenario = scenario
+        self._wait_seconds = wait_seconds
+        self._max_body_bytes = max_body_bytes
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._entry: AttestedEntry | None = None
+        self._has_warned = False
+
+    def attest(self) -> Flow[AttestedEntry]:
+        """Have the entry show evidence, unless it has lately.
+
+        Raises:
+            SecureError: As ``attest_flow``.
+        """
+        now = self._clock()
+        if self._entry is None or self._entry.renew_at <= now:
+            # Not kept while it is asked for anew: a refusal leaves none.
+            self._entry = None
+            self._entry = yield from attest_flow(
+                self._trust, self._random_bytes(NONCE_BYTES), now
+            )
+            self._warn_simulated(self._entry.result.simulated)
+        return self._entry
+
+    def call(self, api: str, payload: Any) -> Flow[Answer]:
+        """Ask with JSON; the answer's value is parsed JSON.
+
+        Raises:
+            SecureError: As ``call_raw``; MalformedInputError where the answer is not
+                JSON.
+        """
+        try:
+            body = json.dumps(payload, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{api}: payload is not JSON: {error}") from error
+        return (yield from self._ask(api, body, JSON_TYPE, self._read_json))
+
+    def call_raw(self, api: str, body: bytes, content_type: str) -> Flow[Answer]:
+        """Ask with bytes; the answer's value is bytes.
+
+        Raises:
+            PolicyRejected: The entry is not acceptable; nothing was sent.
+            QuorumNotReached: The replicas did not agree.
+            ReceiptError: The receipt does not hold, or is about something else.
+            ConfigurationError: The service refuses the request as it is.
+            UnavailableError: The service does not answer.
+            MalformedInputError: What came back does not parse.
+        """
+        return (yield from self._ask(api, body, content_type, bytes))
+
+    def confirm(self, answer: Answer) -> Flow[Answer]:
+        """Fetch a bundle again and judge it anew, with what has come since.
+
+        Raises:
+            ReceiptError: It does not hold any more: what was required came too late,
+                or not at all.
+            UnavailableError: The service does not answer.
+        """
+        return (
+            yield from self._judged(
+                answer.question,
+                answer.announced,
+                Reply(status=answer.status, headers=(), body=answer.body),
+                answer.answered_at,
+                lambda _: answer.value,
+            )
+        )
+
+    def _read_json(self, body: bytes) -> Any:
+        return parse_json(body, what="answer", max_bytes=self._max_body_bytes)
+
+    def _ask(
+        self, api: str, body: bytes, content_type: str, read: Callable[[bytes], Any]
+    ) -> Flow[Answer]:
+        path = f"/{api.removeprefix('/')}"
+        if not _PATH.fullmatch(path):
+            raise ConfigurationError(
+                f"api: got {api!r:.100}, want the path of an API without a query"
+            )
+        entry = yield from self.attest()
+        question = Question(
+            path=path,
+            body=body,
+            scenario=self._scenario,
+            entry=entry,
+            nonce=self._random_bytes(NONCE_BYTES),
+            root_salt=self._random_bytes(SALT_BYTES),
+            asked_at=self._clock(),
+        )
+        try:
+            reply = yield self._request(question, content_type)
+            answered_at = self._clock()
+            require_success(reply, path)
+            announced = Announced.of(reply)
+            return (
+                yield from self._judged(question, announced, reply, answered_at, read)
+            )
+        except BaseException:
+            # It may have been restarted, with other keys: ask for evidence anew.
+            self._entry = None
+            raise
+
+    def _request(self, question: Question, content_type: str) -> Exchange:
+        headers = {
+            "content-type": content_type,
+            "bsec-nonce": question.nonce.hex(),
+            "bsec-root-salt": question.root_salt.hex(),
+            "bsec-evidence-nonce": question.entry.nonce.hex(),
+        }
+        if question.scenario is not None:
+            headers["bsec-scenario"] = question.scenario
+        return Exchange(
+            method="POST",
+            path=question.path,
+            headers=headers,
+            body=question.body,
+            max_bytes=self._max_body_bytes,
+        )
+
+    def _judged(
+        self,
+        question: Question,
+        announced: Announced,
+        reply: Reply,
+        answered_at: datetime,
+        read: Callable[[bytes], Any],
+    ) -> Flow[Answer]:
+        bundle = yield from self._fetch(announced.receipt_id)
+        verdict = judge(
+            bundle,
+            question,
+            announced,
+            trust=self._trust,
+            status=reply.status,
+            body=reply.body,
+            answered_at=answered_at,
+            now=self._clock(),
+        )
+        self._warn_simulated(verdict.simulated)
+        return Answer(
+            value=read(reply.body),
+            verdict=verdict,
+            bundle=bundle,
+            question=question,
+            announced=announced,
+            status=reply.status,
+            body=reply.body,
+            answered_at=answered_at,
+        )
+
+    def _fetch(self, receipt_id: str) -> Flow[Bundle]:
+        path = f"{RECEIPTS}{receipt_id}"
+        reply = yield Exchange(
+            method="GET",
+            path=f"{path}?wait={self._wait_seconds:g}",
+            max_bytes=MAX_BUNDLE_BYTES,
+            extra_seconds=self._wait_seconds,
+        )
+        require_success(reply, path)
+        try:
+            return parse_bundle(reply.body)
+        except MalformedInputError as error:
+            raise MalformedInputError(f"{path}: {error}") from error
+
+    def _warn_simulated(self, simulated: bool) -> None:
+        if simulated and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "SIMULATED - NOT HARDWARE: the service shows simulated evidence, and"
+                " the trust file accepts it; its receipts protect nothing"
+            )
