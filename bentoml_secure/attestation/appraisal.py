@@ -26,6 +26,7 @@ from typing import Any
 
 from bentoml_secure.attestation.evidence import (
     KIND_PATTERN,
+    REPORT_DATA_LENGTHS,
     AttestationResult,
     VerifiedClaims,
     format_seconds,
@@ -208,6 +209,7 @@ def appraise(
 
     Raises:
         PolicyRejected: At least one field failed; ``findings`` lists all.
+        ConfigurationError: ``report_data`` of neither length.
     """
     times = _known_times(claims, nonce_issued_at)
     comparison = (
@@ -246,12 +248,15 @@ def _compare_report_data(
 ) -> Comparison:
     if isinstance(report_data, Unchecked):
         return compare_reference("report_data", "", report_data)
-    want = report_data[: len(claims.report_data)]
-    if hmac.compare_digest(claims.report_data, want):
+    got, want = claims.report_data, report_data[: len(claims.report_data)]
+    if len(report_data) not in REPORT_DATA_LENGTHS:
+        raise ConfigurationError(
+            f"report data to compare with: got {len(report_data)} bytes,"
+            " want 64, or 32 for a kind with a challenge of its own."
+        )
+    if hmac.compare_digest(got, want):
         return Comparison()
-    return Comparison(
-        findings=(Finding("report_data", claims.report_data.hex(), want.hex()),)
-    )
+    return Comparison(findings=(Finding("report_data", got.hex(), want.hex()),))
 
 
 def _known_times(

@@ -29,6 +29,9 @@ MARK = "SIMULATED - NOT HARDWARE"
 ROOT_LIFETIME = timedelta(days=365)
 MAX_CERTIFICATE_BYTES = 2048
 
+_SIGNATURE_HEADER = bytes([0x03, 0x41, 0x00])
+"""DER of a BIT STRING of 64 bytes, no bits unused."""
+
 _BACKDATED = timedelta(minutes=1)
 """Another machine's clock may be behind that of the maker."""
 
@@ -198,6 +201,12 @@ def _read(der: bytes, *, ca: bool) -> _Certificate:
         ExtensionOID.BASIC_CONSTRAINTS: (True, _basic_constraints(ca)),
         ExtensionOID.KEY_USAGE: (True, _key_usage(ca)),
     }
+    # Parsers let the count of unused bits vary; a certificate has one spelling here.
+    if not der.endswith(_SIGNATURE_HEADER + certificate.signature):
+        raise MalformedInputError(
+            f"simulated evidence: {what} certificate does not end in 64 bytes of"
+            " signature"
+        )
     if extensions != wanted or not isinstance(key, Ed25519PublicKey):
         raise AttestationError(
             f"simulated evidence: {what} certificate is no {what} of a development"

@@ -117,7 +117,8 @@ class KeyDocument:
     def __post_init__(self) -> None:
         _require_service(self.service)
         self._require_present()
-        for name in ("segment", "plan", "package", "config_digest"):
+        parse_digest(self.package, what="key document package", algorithm=JSON)
+        for name in ("segment", "plan", "config_digest"):
             if (value := getattr(self, name)) is not None:
                 parse_digest(value, what=f"key document {name}", algorithm=JSON)
         if self.platform is not None:
@@ -136,12 +137,12 @@ class KeyDocument:
         if (self.segment is not None) is not has_segment:
             got, want = ("none", "one") if has_segment else ("one", "none")
             raise MalformedInputError(
-                f"key document segment of a {self.role}: got {got}, want {want}"
+                f"key document segment, role {self.role}: got {got}, want {want}"
             )
         for name in ("plan", "config_digest", "platform"):
             if getattr(self, name) is None and self.role not in _MAY_LACK[name]:
                 raise MalformedInputError(
-                    f"key document {name} of a {self.role}: got none, want one"
+                    f"key document {name}, role {self.role}: got none, want one"
                 )
 
     @property
