@@ -1,6 +1,7 @@
 """Verifiable split inference for BentoML.
 
     service             class decorator: BentoML services whose answers carry receipts
+    Secure              type of ``self.secure`` in such a class
     SecureClient        calls such a service and verifies what comes back
     AsyncSecureClient   the same, for asyncio
     split               cut ONNX and torch models into segments
@@ -10,6 +11,8 @@
     @bentoml_secure.service(plan="models/diagnosis", replicas=3,
                             scenarios="scenarios.toml", name="Diagnosis")
     class Diagnosis:
+        secure: bentoml_secure.Secure
+
         @bentoml.api
         async def diagnose(self, features: list[list[float]]) -> dict:
             feed = {"features": np.asarray(features, np.float32)}
@@ -26,14 +29,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bentoml_secure.client import AsyncSecureClient, SecureClient
-    from bentoml_secure.serving.service import service
+    from bentoml_secure.serving.service import Secure, service
 
-__all__ = ["AsyncSecureClient", "SecureClient", "__version__", "service"]
+__all__ = ["AsyncSecureClient", "Secure", "SecureClient", "__version__", "service"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncSecureClient": "bentoml_secure.client",
+    "Secure": "bentoml_secure.serving.service",
     "SecureClient": "bentoml_secure.client",
     "service": "bentoml_secure.serving.service",
 }

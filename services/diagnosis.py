@@ -22,6 +22,8 @@ import bentoml_secure
 class Diagnosis:
     """Tells malignant from benign by 30 measurements of cell nuclei."""
 
+    secure: bentoml_secure.Secure
+
     @bentoml.api
     async def diagnose(self, features: list[list[float]]) -> dict[str, list[float]]:
         """Return the probability of malignancy of each sample.

@@ -89,6 +89,15 @@ class Secure:
     def __init__(self, entry: Callable[[], Entry]) -> None:
         self._entry = entry
 
+    @property
+    def entry(self) -> Entry:
+        """This process's entry: its replicas, receipts and configuration.
+
+        Raises:
+            ConfigurationError: The service has not started.
+        """
+        return self._entry()
+
     async def infer(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the plan on its named inputs; the receipt of this request records it.
 
@@ -104,7 +113,7 @@ class Secure:
             QuorumNotReached: A segment's replicas did not agree in time.
             ConfigurationError: Called outside a request.
         """
-        return await self._entry().engine.infer(current(), feed)
+        return await self.entry.engine.infer(current(), feed)
 
     def infer_sync(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run ``infer`` from a synchronous API method."""
