@@ -27,6 +27,7 @@ from bentoml_secure.split.plan import (
 )
 
 if TYPE_CHECKING:
+    from bentoml_secure.split.exporting import split_torch
     from bentoml_secure.split.runtime import (
         Chain,
         GraphLevel,
@@ -60,6 +61,7 @@ __all__ = [
     "require_runtime",
     "run_chain",
     "split_onnx",
+    "split_torch",
 ]
 
 _LATE = {
@@ -74,6 +76,7 @@ _LATE = {
     "require_runtime": "runtime",
     "run_chain": "runtime",
     "split_onnx": "splitting",
+    "split_torch": "exporting",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -137,7 +138,9 @@ class Trial:
         self._expected = expected
         self._new_folder = new_folder
         self._extractor = Extractor(source.model, analysis, specs)
-        self._found: dict[tuple[int, ...], tuple[float, Path]] = {}
+        self._found: dict[tuple[int, ...], float] = {}
+        self._folder = new_folder()
+        self._cuts: tuple[int, ...] | None = None
 
     def distance(self, cuts: tuple[int, ...]) -> float:
         """Return the largest distance of any output on any sample; 0.0 if bit-equal.
@@ -145,27 +148,28 @@ class Trial:
         Raises:
             SecureError: A part cannot be written, loaded or run.
         """
-        return self._tried(cuts)[0]
+        if cuts not in self._found:
+            self._found[cuts] = self._attempt(cuts)
+        return self._found[cuts]
 
     def folder(self, cuts: tuple[int, ...]) -> Path:
         """Return the folder of the plan with these cuts, its plan.json included."""
-        return self._tried(cuts)[1]
+        if self._cuts != cuts:
+            self._attempt(cuts)
+        return self._folder
 
-    def _tried(self, cuts: tuple[int, ...]) -> tuple[float, Path]:
-        if cuts not in self._found:
-            for _ in range(_MOST_ROUNDS):
-                folder = self._new_folder()
-                plan = self._write(cuts, folder)
-                worst = self._compare(folder)
-                # What the runs showed may have changed the specs just written.
-                if self._described(cuts) == [
-                    (s.inputs, s.outputs) for s in plan.segments
-                ]:
-                    break
-            else:
-                raise ConfigurationError("model: its sizes differ from run to run")
-            self._found[cuts] = worst, folder
-        return self._found[cuts]
+    def _attempt(self, cuts: tuple[int, ...]) -> float:
+        for _ in range(_MOST_ROUNDS):
+            # One copy of the weights at a time: they may be large.
+            shutil.rmtree(self._folder)
+            self._folder, self._cuts = self._new_folder(), None
+            plan = self._write(cuts, self._folder)
+            worst = self._compare(self._folder)
+            # What the runs showed may have changed the specs just written.
+            if self._described(cuts) == [(s.inputs, s.outputs) for s in plan.segments]:
+                self._cuts = cuts
+                return worst
+        raise ConfigurationError("model: its sizes differ from run to run")
 
     def _stretches(self, cuts: tuple[int, ...]) -> list[tuple[int, int]]:
         edges = [0, *(step + 1 for step in cuts), len(self._analysis.steps)]
