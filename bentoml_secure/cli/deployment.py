@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from bentoml_secure.cli.outcome import SIMULATED, SecureCommand, own_files
+from bentoml_secure.cli.outcome import SIMULATED, own_files
 from bentoml_secure.cli.parameters import FILE, read
 from bentoml_secure.errors import ConfigurationError
 
 MAX_FILE_BYTES = 1 << 20
 
 
-@click.command("dev-root", cls=SecureCommand)
+@click.command("dev-root")
 @click.argument("folder", type=FILE, metavar="DIR")
 def dev_root(folder: Path) -> None:
     """Make a development root in DIR: a key for SIMULATED evidence.
@@ -33,7 +33,7 @@ def dev_root(folder: Path) -> None:
     click.echo(f"{SIMULATED}: for development only.", err=True)
 
 
-@click.command(cls=SecureCommand)
+@click.command()
 @click.argument("plan_dir", type=FILE, metavar="PLAN_DIR")
 @click.option(
     "--scenarios", type=FILE, required=True, metavar="FILE", help="Of the service."

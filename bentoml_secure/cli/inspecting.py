@@ -10,7 +10,6 @@ import click
 
 from bentoml_secure.cli.outcome import (
     SIMULATED,
-    SecureGroup,
     claim_lines,
     own_files,
     plain,
@@ -21,7 +20,7 @@ from bentoml_secure.cli.splitting import segment_line
 MAX_PLAN_BYTES = 8 << 20
 
 
-@click.group(cls=SecureGroup)
+@click.group()
 def inspect() -> None:
     """Show what a plan, evidence or receipt says, without judging it."""
 

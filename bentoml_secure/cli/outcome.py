@@ -102,11 +102,11 @@ def _exit_code(error: SecureError) -> int:
             return EXIT_REJECTED
 
 
-class SecureCommand(click.Command):
-    """A command whose errors are a message, a remedy and an exit code."""
+class SecureGroup(click.Group):
+    """A group of commands whose errors are a message, a remedy and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
         except SecureError as error:
@@ -117,13 +117,6 @@ class SecureCommand(click.Command):
             if error.errno == errno.EPIPE:
                 raise
             raise Failure(str(error), remedy="", code=EXIT_USAGE) from error
-
-
-class SecureGroup(click.Group):
-    """A group of such commands and groups."""
-
-    command_class = SecureCommand
-    group_class = type
 
 
 @contextmanager

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from bentoml_secure.split import Plan, Segment
 
 DEFAULT_TOLERANCE = 2e-5
+TICK_SECONDS = 0.2
+
+_WIPE = "\r\x1b[K"
 
 
 @click.command()
@@ -76,11 +79,12 @@ def split(
         raise click.UsageError(
             f"{len(cuts)} cuts make {len(cuts) + 1} segments, want {segments}"
         )
-    from bentoml_secure.split import split_onnx
-    from bentoml_secure.split.samples import read_samples
+    from bentoml_secure.split import read_samples, split_onnx
 
     started = time.monotonic()
-    with own_files(str(model)), _warnings_shown(), _progress(f"splitting {model}"):
+    with own_files(str(samples)):
+        inputs = None if samples is None else read_samples(samples)
+    with own_files(str(model)), _warnings_shown(), _progress() as tell:
         plan = split_onnx(
             model,
             out,
@@ -88,7 +92,8 @@ def split(
             cuts=cuts or None,
             tolerance=tolerance,
             runtime=runtime,
-            samples=None if samples is None else read_samples(samples),
+            samples=inputs,
+            progress=tell,
         )
     _print_plan(plan, out, time.monotonic() - started)
 
@@ -124,28 +129,45 @@ def _warnings_shown() -> Iterator[None]:
                 click.echo(f"warning: {plain(warning.message)}", err=True)
 
 
+class _Ticker:
+    """Shows on a terminal what runs, and for how long."""
+
+    def __init__(self) -> None:
+        self._doing = "starting"
+        self._done = threading.Event()
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def tell(self, doing: str) -> None:
+        """Say what runs now."""
+        self._doing = doing
+
+    def start(self) -> None:
+        """Begin to show it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wipe the line: what follows starts at its beginning."""
+        self._done.set()
+        self._thread.join()
+        click.echo(_WIPE, nl=False, err=True)
+
+    def _tick(self) -> None:
+        while not self._done.wait(TICK_SECONDS):
+            elapsed = time.monotonic() - self._started
+            line = f"{_WIPE}{plain(self._doing)} ... {elapsed:.0f} s"
+            click.echo(line, nl=False, err=True)
+
+
 @contextmanager
-def _progress(label: str, tick_seconds: float = 0.5) -> Iterator[None]:
-    """Show on a terminal, and only there, that something still runs."""
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """Show progress on a terminal, and only there."""
     if not sys.stderr.isatty():
-        yield
+        yield None
         return
-    done = threading.Event()
-    ticker = threading.Thread(
-        target=_tick, args=(label, tick_seconds, done.wait), daemon=True
-    )
+    ticker = _Ticker()
     ticker.start()
     try:
-        yield
+        yield ticker.tell
     finally:
-        done.set()
-        ticker.join()
-
-
-def _tick(label: str, seconds: float, wait: Callable[[float], bool]) -> None:
-    started = time.monotonic()
-    while not wait(seconds):
-        elapsed = time.monotonic() - started
-        click.echo(f"\r{plain(label)} ... {elapsed:.0f} s", nl=False, err=True)
-    # Wipe the line: what follows starts at its beginning.
-    click.echo("\r\x1b[K", nl=False, err=True)
+        ticker.stop()

@@ -11,7 +11,6 @@ import click
 
 from bentoml_secure.cli.outcome import (
     Outcome,
-    SecureGroup,
     State,
     own_files,
     settle,
@@ -31,7 +30,7 @@ as_json = click.option(
 )
 
 
-@click.group(cls=SecureGroup)
+@click.group()
 def verify() -> None:
     """Check evidence or receipts offline, and list every check that fails."""
 

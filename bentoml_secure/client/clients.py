@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -40,6 +41,7 @@ class Settings(TypedDict, total=False):
     wait_seconds: float
     max_body_bytes: int
     clock: Callable[[], datetime]
+    random_bytes: Callable[[int], bytes]
 
 
 class _Base:
@@ -63,6 +65,7 @@ class _Base:
             wait_seconds=settings.get("wait_seconds", DEFAULT_WAIT_SECONDS),
             max_body_bytes=settings.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
             clock=settings.get("clock", utc_now),
+            random_bytes=settings.get("random_bytes", secrets.token_bytes),
         )
 
     def _arguments(self, exchange: Exchange) -> dict[str, Any]:
@@ -132,6 +135,7 @@ class SecureClient(_Base):
             it waits no longer than its own limit. Then the answer is provisional.
         max_body_bytes: Cap on a response's body.
         clock: The time, with a time zone.
+        random_bytes: Draws nonces and salts; the system's by default.
         transport: httpx transport; None uses the network.
 
     Raises:

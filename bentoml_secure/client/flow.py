@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import secrets
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -64,8 +63,8 @@ class Caller:
         scenario: str | None,
         wait_seconds: float,
         max_body_bytes: int,
-        clock: Callable[[], datetime] = utc_now,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        clock: Callable[[], datetime],
+        random_bytes: Callable[[int], bytes],
     ) -> None:
         if scenario is not None and not _SCENARIO.fullmatch(scenario):
             raise ConfigurationError(
