@@ -101,7 +101,7 @@ def figures(runs: dict[str, list[dict[str, Any]]], sizes: list[str]) -> dict[str
     """Return medians and ratios."""
 
     def median(variant: str, key: str, field: str) -> float:
-        return statistics.median(run[key][field] for run in runs[variant])
+        return float(statistics.median(run[key][field] for run in runs[variant]))
 
     out: dict[str, Any] = {}
     for size in sizes:

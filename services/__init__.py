@@ -1,0 +1,1 @@
+"""Services, as BentoML serves them."""
