@@ -138,8 +138,9 @@ class Deployment:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """The entry, then the runners."""
-        return (self.entry, *(runner for row in self.runners for runner in row))
+        """The entry, then the runners, each name once."""
+        runners = (runner for row in self.runners for runner in row)
+        return tuple({p.name: p for p in (self.entry, *runners)}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
