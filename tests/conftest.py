@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.harness import Project
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
@@ -22,3 +26,12 @@ def pytest_collection_modifyitems(
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project folder to serve from; see ``tests.harness``."""
+    # Imported late: most tests need neither ONNX nor the command line.
+    from tests.harness import make_project
+
+    return make_project(tmp_path_factory.mktemp("project"))
