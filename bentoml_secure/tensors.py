@@ -100,7 +100,7 @@ class TensorSpec:
             raise MalformedInputError(f"{what}: unknown field {sorted(unknown)[0]!r}")
         name, dtype, shape = entry.get("name"), entry.get("dtype"), entry.get("shape")
         _bounded_name(name, what)
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise MalformedInputError(
                 f"{what} dtype: got {dtype!r:.40}, want one of {', '.join(DTYPES)}"
             )
