@@ -122,6 +122,7 @@ def _bytes_of(folder: Path, segment: Segment) -> str:
 def _warnings_shown() -> Iterator[None]:
     """Print warnings as lines for people, without the place in the code."""
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
         try:
             yield
         finally:

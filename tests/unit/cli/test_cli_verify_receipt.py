@@ -1,0 +1,199 @@
+"""``verify receipt``: verdicts, exit codes, what is printed where."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bentoml_secure.signing import SigningKey
+from bentoml_secure.tensors import encode
+from bentoml_secure.testing.deployment import Deployment
+from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
+from tests.unit.cli.conftest import Run, Write
+
+
+@pytest.fixture
+def draft(deployment: Deployment) -> Draft:
+    return build_draft(deployment)
+
+
+def test_an_honest_receipt_is_accepted(
+    run: Run, write: Write, trust_file: Path, draft: Draft
+) -> None:
+    result = run("verify", "receipt", write(draft.bundle()), "--trust", trust_file)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "ACCEPTED  receipt"
+    assert "SIMULATED - NOT HARDWARE" in result.stdout
+    assert f"receipt_id: {draft.receipt.receipt_id}" in result.stdout
+    assert "opening: not checked" in result.stdout
+
+
+def test_json_is_one_object_and_nothing_else(
+    run: Run, write: Write, trust_file: Path, draft: Draft
+) -> None:
+    file = write(draft.bundle())
+    result = run("verify", "receipt", file, "--trust", trust_file, "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (document["verdict"], document["kind"]) == ("accepted", "receipt")
+    assert document["findings"] == []
+    assert document["simulated"] is True
+    assert document["receipt_id"] == draft.receipt.receipt_id
+
+
+def test_a_receipt_under_another_key_is_rejected_with_its_finding(
+    run: Run, write: Write, trust_file: Path, draft: Draft
+) -> None:
+    file = write(draft.bundle(key=SigningKey.generate()))
+    result = run("verify", "receipt", file, "--trust", trust_file, "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert document["verdict"] == "rejected"
+    (finding,) = document["findings"]
+    assert finding.keys() == {"field", "got", "want"}
+    assert finding["field"] == "receipt signature"
+
+
+def test_every_finding_has_a_line_for_people(
+    run: Run, write: Write, trust_file: Path, draft: Draft
+) -> None:
+    forged = dataclasses.replace(
+        draft,
+        receipt=dataclasses.replace(draft.receipt, client_nonce="00" * 32),
+    )
+    file = write(forged.bundle(key=SigningKey.generate()))
+    result = run("verify", "receipt", file, "--trust", trust_file)
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAILED")]
+    assert result.exit_code == 1
+    assert any("receipt_id" in line for line in failed)
+    assert any("receipt signature" in line for line in failed)
+    assert f"REJECTED  receipt: {len(failed)} findings" in result.stdout
+
+
+def test_a_missing_attachment_is_provisional_within_its_deadline(
+    run: Run, write: Write, trust_file: Path, deployment: Deployment
+) -> None:
+    draft = build_draft(deployment, behaviours={(0, 0, 2): Behaviour.LATE})
+    file = write(draft.bundle(attach=False))
+    result = run("verify", "receipt", file, "--trust", trust_file, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert document["verdict"] == "provisional"
+    assert document["missing_attachments"] == ["late-votes"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", b"[" * 1000])
+def test_a_malformed_receipt_is_rejected(
+    run: Run, trust_file: Path, tmp_path: Path, data: bytes
+) -> None:
+    file = tmp_path / "receipt.json"
+    file.write_bytes(data)
+    result = run("verify", "receipt", file, "--trust", trust_file, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["verdict"] == "rejected"
+
+
+def test_an_unreadable_receipt_is_a_usage_error(
+    run: Run, trust_file: Path, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        result = run("verify", "receipt", path, "--trust", trust_file, "--json")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "cannot be read" in result.stderr
+
+
+def test_a_bad_trust_file_is_a_usage_error(
+    run: Run, write: Write, draft: Draft, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("version = 1\nplan_digests = []\n")
+    result = run("verify", "receipt", write(draft.bundle()), "--trust", bad)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "missing" in result.stderr
+
+
+class TestOpening:
+    def test_bodies_and_salt_are_compared(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").write_bytes(draft.request)
+        (tmp_path / "out").write_bytes(draft.response)
+        result = run(
+            *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+            *("--input", tmp_path / "in", "--output", tmp_path / "out"),
+            env={"BENTOML_SECURE_SALT": draft.salt.hex()},
+        )
+        assert result.exit_code == 0
+        assert "opening: checked" in result.stdout
+
+    def test_another_response_is_rejected(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out").write_bytes(draft.response + b" ")
+        result = run(
+            *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+            *("--output", tmp_path / "out", "--salt", draft.salt.hex(), "--json"),
+        )
+        (finding,) = json.loads(result.stdout)["findings"]
+        assert result.exit_code == 1
+        assert finding["field"] == "opening response"
+
+    @pytest.mark.parametrize(("shift", "code"), [(0.0, 0), (1e-6, 1)])
+    def test_tensors_are_compared(
+        self,
+        run: Run,
+        write: Write,
+        trust_file: Path,
+        draft: Draft,
+        tmp_path: Path,
+        shift: float,
+        code: int,
+    ) -> None:
+        held = {
+            name: np.asarray(array + np.float32(shift), np.float32)
+            for name, array in draft.inputs.items()
+        }
+        (tmp_path / "in.safetensors").write_bytes(encode(held))
+        result = run(
+            *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+            *("--input", tmp_path / "in.safetensors", "--salt", draft.salt.hex()),
+        )
+        assert result.exit_code == code
+
+    def test_an_opening_without_salt_is_a_usage_error(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").write_bytes(draft.request)
+        result = run(
+            *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+            *("--input", tmp_path / "in"),
+        )
+        assert result.exit_code == 2
+        assert "--salt" in result.stderr
+
+    def test_a_wrong_salt_is_not_repeated(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft
+    ) -> None:
+        result = run(
+            *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+            *("--salt", "5ec2e7"),
+        )
+        assert result.exit_code == 2
+        assert "5ec2e7" not in result.output
+
+
+def test_evidence_is_judged_for_the_time_given(
+    run: Run, write: Write, trust_file: Path, draft: Draft
+) -> None:
+    result = run(
+        *("verify", "receipt", write(draft.bundle()), "--trust", trust_file),
+        *("--at", "2050-01-01T00:00:00Z", "--json"),
+    )
+    findings = json.loads(result.stdout)["findings"]
+    assert result.exit_code == 1
+    # Of the entry and both segments' three runners.
+    assert sum("certificate is good" in finding["got"] for finding in findings) == 7
