@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bentoml_secure.digest import Digest, digest_json
@@ -37,6 +37,7 @@ class Scenario:
         deadline_ms: Per segment: no quorum by then is a refusal. Milliseconds.
         grace_ms: How long votes are still collected after a decision. Milliseconds.
         evidence_max_age_seconds: Evidence older than this serves no request.
+        digest: By which receipts and trust files name the scenario.
     """
 
     name: str
@@ -45,15 +46,14 @@ class Scenario:
     deadline_ms: int
     grace_ms: int
     evidence_max_age_seconds: int
+    digest: Digest = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_json(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the document whose digest receipts carry."""
         return {"name": self.name, **{field: getattr(self, field) for field in _BOUNDS}}
-
-    @property
-    def digest(self) -> Digest:
-        """Digest of the scenario, by which trust files list it."""
-        return digest_json(self.to_json())
 
     @classmethod
     def from_json(cls, document: object) -> Scenario:
@@ -72,15 +72,15 @@ class Scenario:
                 f"scenario {name!r:.60}: missing or unknown {', '.join(odd):.200}; "
                 f"want exactly {', '.join(_BOUNDS)}."
             )
-        for field, (low, high) in _BOUNDS.items():
-            value = fields[field]
+        for bound, (low, high) in _BOUNDS.items():
+            value = fields[bound]
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigurationError(
-                    f"scenario {name!r:.60} {field}: want an integer"
+                    f"scenario {name!r:.60} {bound}: want an integer"
                 )
             if not low <= value <= high:
                 raise ConfigurationError(
-                    f"scenario {name!r:.60} {field}: got {value}, want {low} to {high}"
+                    f"scenario {name!r:.60} {bound}: got {value}, want {low} to {high}"
                 )
         if not fields["replicas"] // 2 < fields["quorum"] <= fields["replicas"]:
             raise ConfigurationError(
@@ -176,6 +176,7 @@ class Configuration:
         segments: Segments of the plan.
         scenarios: As the service offers them.
         policy: The appraisal policy's document: who may be a runner.
+        digest: The ``config_digest`` of key documents and trust files.
     """
 
     service: str
@@ -183,8 +184,10 @@ class Configuration:
     segments: int
     scenarios: Scenarios
     policy: Mapping[str, Any]
+    digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_json(self.to_json()))
         for scenario in self.scenarios.by_name.values():
             if scenario.replicas > self.replicas:
                 raise ConfigurationError(
@@ -202,8 +205,3 @@ class Configuration:
             "policy": dict(self.policy),
             **self.scenarios.to_json(),
         }
-
-    @property
-    def digest(self) -> Digest:
-        """The ``config_digest`` of key documents and trust files."""
-        return digest_json(self.to_json())
