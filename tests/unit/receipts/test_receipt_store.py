@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    UnavailableError,
+)
+from bentoml_secure.receipts import store as module
+from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS
+from bentoml_secure.receipts.store import SqliteReceiptStore
+from bentoml_secure.testing.deployment import Deployment
+from bentoml_secure.testing.receipts import Draft, build_draft
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "receipts.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteReceiptStore]:
+    opened = SqliteReceiptStore(path)
+    yield opened
+    opened.close()
+
+
+def alone(bundle: Bundle) -> Bundle:
+    return replace(bundle, attachments=())
+
+
+def contents(bundle: Bundle) -> tuple[object, ...]:
+    """Documents without their order: the receipt sorts parties by name."""
+    return (
+        bundle.receipt,
+        bundle.attachments,
+        {d.digest: d for d in bundle.key_documents},
+        {r.digest: r for r in bundle.evidence},
+        bundle.plan,
+        bundle.scenario,
+    )
+
+
+def test_what_is_put_comes_back(store: SqliteReceiptStore, late_draft: Draft) -> None:
+    bundle, receipt_id = late_draft.bundle(), late_draft.receipt.receipt_id
+    store.put(late_draft.receipt, alone(bundle))
+    assert contents(store.bundle(receipt_id)) == contents(alone(bundle))
+    store.attach(receipt_id, bundle.attachments[0])
+    assert contents(store.bundle(receipt_id)) == contents(bundle)
+
+
+def test_it_is_there_after_a_restart(path: Path, draft: Draft) -> None:
+    first = SqliteReceiptStore(path)
+    first.put(draft.receipt, draft.bundle())
+    first.close()
+    second = SqliteReceiptStore(path)
+    assert second.bundle(draft.receipt.receipt_id).receipt == draft.bundle().receipt
+    second.close()
+
+
+def test_shared_documents_are_kept_once(
+    store: SqliteReceiptStore, path: Path, deployment: Deployment
+) -> None:
+    for label in ("one", "two", "three"):
+        draft = build_draft(deployment, label=label)
+        store.put(draft.receipt, draft.bundle())
+    with sqlite3.connect(path) as other:
+        (count,) = other.execute("SELECT COUNT(*) FROM documents").fetchone()
+    other.close()
+    # Plan, scenario, seven key documents; evidence answers a nonce of each request.
+    assert count == 2 + 7 + 3 * 7
+
+
+def test_a_receipt_is_put_once(store: SqliteReceiptStore, draft: Draft) -> None:
+    store.put(draft.receipt, draft.bundle())
+    altered = replace(draft.receipt, status=500)
+    bundle = replace(draft, receipt=altered).bundle()
+    with pytest.raises(ConfigurationError, match="of this id exists"):
+        store.put(altered, bundle)
+    assert store.bundle(altered.receipt_id).receipt == draft.bundle().receipt
+
+
+@pytest.mark.parametrize("table", ["receipts", "attachments", "documents"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {} SET rowid = rowid",
+        "DELETE FROM {}",
+    ],
+)
+def test_nothing_is_changed_or_removed(
+    table: str,
+    statement: str,
+    store: SqliteReceiptStore,
+    path: Path,
+    late_draft: Draft,
+) -> None:
+    bundle = late_draft.bundle()
+    store.put(late_draft.receipt, alone(bundle))
+    store.attach(late_draft.receipt.receipt_id, bundle.attachments[0])
+    statement = statement.format(table)
+    if table == "documents":
+        statement = statement.replace("rowid = rowid", "body = x'00'")
+    other = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="never changed or removed"):
+        other.execute(statement)
+    other.close()
+
+
+def test_a_receipt_is_not_replaced_either(
+    store: SqliteReceiptStore, path: Path, draft: Draft
+) -> None:
+    store.put(draft.receipt, draft.bundle())
+    other = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="of this id exists"):
+        other.execute(
+            "INSERT OR REPLACE INTO receipts VALUES (?, 't', x'00', 'k', x'00')",
+            (draft.receipt.receipt_id,),
+        )
+    other.execute(
+        "INSERT OR REPLACE INTO documents SELECT digest, x'00' FROM documents"
+    )
+    other.commit()
+    other.close()
+    assert contents(store.bundle(draft.receipt.receipt_id)) == contents(draft.bundle())
+
+
+def test_a_document_that_the_receipt_names_is_missing(
+    store: SqliteReceiptStore, draft: Draft
+) -> None:
+    bundle = replace(draft.bundle(), evidence=())
+    with pytest.raises(ConfigurationError, match="lacks sha256-jcs-v1:"):
+        store.put(draft.receipt, bundle)
+    with pytest.raises(ConfigurationError, match="holds none"):
+        store.bundle(draft.receipt.receipt_id)
+
+
+def test_attachments_come_later(store: SqliteReceiptStore, late_draft: Draft) -> None:
+    with pytest.raises(ConfigurationError, match="takes no attachments"):
+        store.put(late_draft.receipt, late_draft.bundle())
+
+
+def test_attachment_to_nothing(store: SqliteReceiptStore, late_draft: Draft) -> None:
+    attachment = late_draft.bundle().attachments[0]
+    with pytest.raises(ConfigurationError, match="FOREIGN KEY"):
+        store.attach("00" * 16, attachment)
+
+
+def test_attachments_are_bounded(store: SqliteReceiptStore, late_draft: Draft) -> None:
+    bundle, receipt_id = late_draft.bundle(), late_draft.receipt.receipt_id
+    store.put(late_draft.receipt, alone(bundle))
+    for _ in range(MAX_ATTACHMENTS):
+        store.attach(receipt_id, bundle.attachments[0])
+    with pytest.raises(ConfigurationError, match="too many attachments"):
+        store.attach(receipt_id, bundle.attachments[0])
+
+
+@pytest.mark.parametrize("receipt_id", ["", "00" * 15, "../../etc/passwd", "GG" * 16])
+def test_an_id_that_is_none(store: SqliteReceiptStore, receipt_id: str) -> None:
+    with pytest.raises(ConfigurationError, match="receipt id"):
+        store.bundle(receipt_id)
+
+
+def test_an_unknown_id(store: SqliteReceiptStore) -> None:
+    with pytest.raises(ConfigurationError, match="holds none of that id"):
+        store.bundle("00" * 16)
+
+
+def test_only_its_owner_reads_the_file(store: SqliteReceiptStore, path: Path) -> None:
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        SqliteReceiptStore(tmp_path / "nowhere" / "receipts.sqlite")
+
+
+def test_a_file_that_is_something_else(path: Path) -> None:
+    path.write_bytes(b"these are not the receipts you are looking for" * 100)
+    with pytest.raises(ConfigurationError, match="not a database"):
+        SqliteReceiptStore(path)
+
+
+def test_a_file_of_another_release(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA user_version=7")
+    other.close()
+    with pytest.raises(ConfigurationError, match="version 7"):
+        SqliteReceiptStore(path)
+
+
+def test_after_close_every_call_fails(path: Path, draft: Draft) -> None:
+    store = SqliteReceiptStore(path)
+    store.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        store.put(draft.receipt, draft.bundle())
+    with pytest.raises(UnavailableError, match="closed"):
+        store.bundle(draft.receipt.receipt_id)
+
+
+def test_a_locked_file(
+    path: Path, draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    store = SqliteReceiptStore(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UnavailableError, match="locked"):
+        store.put(draft.receipt, draft.bundle())
+    other.execute("ROLLBACK")
+    other.close()
+    store.put(draft.receipt, draft.bundle())
+    store.close()
+
+
+def test_a_file_that_somebody_rewrote(path: Path, draft: Draft) -> None:
+    store = SqliteReceiptStore(path)
+    store.put(draft.receipt, draft.bundle())
+    other = sqlite3.connect(path)
+    other.execute("DROP TRIGGER receipts_no_UPDATE")
+    other.execute("UPDATE receipts SET payload = 'text'")
+    other.commit()
+    with pytest.raises(MalformedInputError, match="another type"):
+        store.bundle(draft.receipt.receipt_id)
+    other.execute("UPDATE receipts SET payload = x'7b7d'")
+    other.commit()
+    other.close()
+    with pytest.raises(MalformedInputError, match="receipt"):
+        store.bundle(draft.receipt.receipt_id)
+    store.close()
+
+
+def test_a_document_that_somebody_removed(path: Path, draft: Draft) -> None:
+    store = SqliteReceiptStore(path)
+    store.put(draft.receipt, draft.bundle())
+    other = sqlite3.connect(path)
+    other.execute("DROP TRIGGER documents_no_DELETE")
+    other.execute("DELETE FROM documents")
+    other.commit()
+    other.close()
+    with pytest.raises(UnavailableError, match="is missing"):
+        store.bundle(draft.receipt.receipt_id)
+    store.close()
+
+
+def test_threads_share_a_store(
+    store: SqliteReceiptStore, deployment: Deployment
+) -> None:
+    drafts = [build_draft(deployment, label=f"request {n}") for n in range(8)]
+    failures: list[BaseException] = []
+
+    def put(draft: Draft) -> None:
+        try:
+            store.put(draft.receipt, draft.bundle())
+            assert store.bundle(draft.receipt.receipt_id).receipt.payload
+        except BaseException as error:  # noqa: BLE001 - shown below
+            failures.append(error)
+
+    threads = [threading.Thread(target=put, args=(draft,)) for draft in drafts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for draft in drafts:
+        store.bundle(draft.receipt.receipt_id)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from bentoml_secure.receipts.store import SqliteReceiptStore
+from bentoml_secure.testing.deployment import build_deployment
+from bentoml_secure.testing.receipts import build_draft
+
+deployment = build_deployment()
+store = SqliteReceiptStore(Path(sys.argv[1]))
+for number in range(20):
+    draft = build_draft(deployment, label=f"{sys.argv[2]} {number}")
+    store.put(draft.receipt, draft.bundle())
+store.close()
+"""
+
+
+def test_processes_share_a_file(path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(path), name])
+        for name in ("one", "two")
+    ]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    other = sqlite3.connect(path)
+    (count,) = other.execute("SELECT COUNT(*) FROM receipts").fetchone()
+    other.close()
+    assert count == 40

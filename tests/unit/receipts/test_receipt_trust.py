@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+
+from bentoml_secure.attestation.reference_values import Unchecked
+from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.receipts.trust import Independence, parse_trust, write_trust
+from bentoml_secure.testing.deployment import Deployment
+
+DIGEST = digest_json("anything")
+OTHER = digest_json("something else")
+
+TRUST = f"""\
+version = 1
+plan_digests = ["{DIGEST}"]
+config_digests = ["{DIGEST}"]
+package_digests = {{ unchecked = "built from source" }}
+minimum_quorum = 2
+independence = "platform"
+
+[scenarios]
+general = "{DIGEST}"
+"of two words" = "{OTHER}"
+
+[policy]
+version = 1
+max_age_seconds = 300
+allow = ["simulated"]
+
+[policy.simulated]
+roots = ["sha256:{"00" * 32}"]
+"""
+
+
+def edited(old: str, new: str) -> bytes:
+    assert old in TRUST
+    return TRUST.replace(old, new, 1).encode()
+
+
+def test_what_it_says() -> None:
+    trust = parse_trust(TRUST.encode())
+    assert trust.plan_digests == (DIGEST,)
+    assert trust.package_digests == Unchecked("built from source")
+    assert trust.scenarios == {"general": DIGEST, "of two words": OTHER}
+    assert trust.minimum_quorum == 2
+    assert trust.independence is Independence.PLATFORM
+    assert trust.policy.max_age_seconds == 300
+
+
+def test_scenarios_may_be_left_out_with_a_reason() -> None:
+    lines = f'general = "{DIGEST}"\n"of two words" = "{OTHER}"'
+    trust = parse_trust(edited(lines, 'unchecked = "one only"'))
+    assert trust.scenarios == Unchecked("one only")
+
+
+def test_a_scenario_called_unchecked_is_a_scenario() -> None:
+    lines = f'general = "{DIGEST}"\n"of two words" = "{OTHER}"'
+    trust = parse_trust(edited(lines, f'unchecked = "{DIGEST}"'))
+    assert trust.scenarios == {"unchecked": DIGEST}
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"\xff", "not TOML"),
+        (b"version =", "not TOML"),
+        (b" " * (1 << 20) + b" ", "1048577 bytes"),
+        (edited("version = 1\nplan", "version = true\nplan"), "version: got True"),
+        (edited("version = 1\nplan", "version = 2\nplan"), "version: got 2"),
+        (edited("version = 1\n", "version = 1\nallow_debug = true\n"), "unknown key"),
+        (edited("minimum_quorum = 2\n", ""), "'minimum_quorum' is missing"),
+        (edited("minimum_quorum = 2", "minimum_quorum = 0"), "minimum_quorum: got 0"),
+        (edited("minimum_quorum = 2", "minimum_quorum = 2.0"), "got 2.0"),
+        (edited("minimum_quorum = 2", "minimum_quorum = true"), "got True"),
+        (edited('"platform"', '"host"'), "independence: got 'host'"),
+        (edited('"platform"', "1"), "independence: got 1"),
+        (edited(f'plan_digests = ["{DIGEST}"]', "plan_digests = []"), "at least one"),
+        (edited(f'["{DIGEST}"]', '["sha256:00"]'), "want sha256-jcs-v1"),
+        (edited(f'["{DIGEST}"]', "{ unchecked = true }"), "a reason of"),
+        (edited(f'["{DIGEST}"]', "{ unchecked = '' }"), "a reason of"),
+        (edited(f'["{DIGEST}"]', '{ uncheked = "x" }'), "unknown key"),
+        (edited(f'general = "{DIGEST}"', "general = 1"), "scenarios 'general'"),
+        (edited(f'general = "{DIGEST}"', 'unchecked = "x"'), "scenarios 'unchecked'"),
+        (
+            edited(
+                f'[scenarios]\ngeneral = "{DIGEST}"', '[scenarios]\nunchecked = ""'
+            ).replace(f'"of two words" = "{OTHER}"'.encode(), b""),
+            "a reason of",
+        ),
+        (
+            edited(f'[scenarios]\ngeneral = "{DIGEST}"', "[scenarios]").replace(
+                f'"of two words" = "{OTHER}"'.encode(), b""
+            ),
+            "at least one",
+        ),
+        (edited("max_age_seconds = 300", "max_age_seconds = 0"), "max_age_seconds"),
+        (edited('allow = ["simulated"]', "allow = []"), "at least one"),
+    ],
+)
+def test_what_is_refused(data: bytes, match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        parse_trust(data)
+
+
+def test_what_is_written_is_read(deployment: Deployment) -> None:
+    written = write_trust(
+        plan_digests=[DIGEST],
+        config_digests=[DIGEST, OTHER],
+        package_digests=[OTHER],
+        scenarios={"general": DIGEST, 'odd "name" \\ \u2603 \n': OTHER},
+        policy=deployment.policy,
+        minimum_quorum=3,
+        independence="vendor",
+    )
+    trust = parse_trust(written.encode())
+    assert trust.config_digests == tuple(sorted((DIGEST, OTHER)))
+    assert trust.scenarios == {"general": DIGEST, 'odd "name" \\ \u2603 \n': OTHER}
+    assert trust.policy == deployment.policy
+    assert trust.independence is Independence.VENDOR
+
+
+def test_what_would_be_refused_is_not_written(deployment: Deployment) -> None:
+    with pytest.raises(ConfigurationError, match="at least one"):
+        write_trust(
+            plan_digests=[],
+            config_digests=[DIGEST],
+            package_digests=[DIGEST],
+            scenarios={"general": Digest(DIGEST)},
+            policy=deployment.policy,
+            minimum_quorum=2,
+        )
