@@ -11,6 +11,7 @@ from onnx import ModelProto, NodeProto, TypeProto
 from bentoml_secure.split.protos import inner_graphs
 from bentoml_secure.split.specs import Sizes
 from bentoml_secure.split.types import DTYPE_NAMES
+from bentoml_secure.tensors import Array
 
 _UNKNOWN_SIZE = 8
 _PRODUCTS = {"MatMul": 0, "Gemm": 0, "MatMulInteger": 0, "QLinearMatMul": 0}
@@ -26,10 +27,21 @@ _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 
 class Costs:
-    """FLOPs of nodes and bytes of tensors, free sizes as in one sample."""
+    """FLOPs of nodes and bytes of tensors.
+
+    Args:
+        model: For the shapes of its weights.
+        types: Of its values, as far as inferred.
+        sizes: Of the symbols in one sample.
+        seen: Values of that sample that inference knows nothing of.
+    """
 
     def __init__(
-        self, model: ModelProto, types: Mapping[str, TypeProto.Tensor], sizes: Sizes
+        self,
+        model: ModelProto,
+        types: Mapping[str, TypeProto.Tensor],
+        sizes: Sizes,
+        seen: Mapping[str, Array],
     ) -> None:
         self._shapes = {
             name: [
@@ -45,6 +57,9 @@ class Costs:
             for name, known in types.items()
             if known.elem_type in DTYPE_NAMES
         }
+        for name, array in seen.items():
+            self._shapes[name] = list(array.shape)
+            self._widths[name] = array.itemsize
         for tensor in model.graph.initializer:
             self._shapes[tensor.name] = list(tensor.dims)
 

@@ -40,6 +40,8 @@ class Specs:
 
     def refusal(self, name: str) -> str:
         """Return why a value cannot be sent as a tensor, or nothing if it can."""
+        if len(name) > MAX_NAME_CHARACTERS:
+            return f"its name is longer than {MAX_NAME_CHARACTERS} characters"
         if name in self._made:
             return ""
         known = self._types.get(name)
@@ -50,8 +52,6 @@ class Specs:
             return f"its elements are {element}, which tensors-v1 does not carry"
         if len(known.shape.dim) > MAX_DIMENSIONS:
             return f"it has {len(known.shape.dim)} axes, want up to {MAX_DIMENSIONS}"
-        if len(name) > MAX_NAME_CHARACTERS:
-            return f"its name is longer than {MAX_NAME_CHARACTERS} characters"
         if any(size.dim_value > MAX_TOTAL_BYTES for size in known.shape.dim):
             return f"it is larger than {MAX_TOTAL_BYTES} bytes"
         return ""

@@ -31,7 +31,7 @@ from bentoml_secure.split.plan import (
     load_plan,
 )
 from bentoml_secure.split.specs import Specs
-from bentoml_secure.split.trial import Settings, Trial, distance, run_whole
+from bentoml_secure.split.trial import Settings, Trial, distance, probe, run_whole
 from bentoml_secure.split.weights import INLINE_BYTES, Source
 from bentoml_secure.tensors import MAX_TENSORS, Array
 
@@ -164,6 +164,7 @@ class _Model:
     specs: Specs
     samples: tuple[sampling.Sample, ...]
     expected: tuple[sampling.Sample, ...]
+    seen: sampling.Sample
     is_random: bool
 
 
@@ -222,6 +223,13 @@ def _prepare(path: Path, given: Samples | None, tell: Callable[[str], None]) -> 
         for name in (*analysis.inputs, *analysis.outputs):
             specs.learn(name, arrays[name])
             specs.observe(name, arrays[name], sizes)
+    seen = probe(
+        source,
+        samples[0],
+        [name for name in analysis.made_at if name not in known and name not in arrays],
+    )
+    for name, array in seen.items():
+        specs.learn(name, array)
     return _Model(
         source=source,
         analysis=analysis,
@@ -229,6 +237,7 @@ def _prepare(path: Path, given: Samples | None, tell: Callable[[str], None]) -> 
         specs=specs,
         samples=samples,
         expected=expected,
+        seen=seen,
         is_random=any(
             distance(first[name], second[name])
             for first, second in zip(expected, again, strict=True)
@@ -271,7 +280,7 @@ def _chosen(
         ConfigurationError: There are not that many.
     """
     sizes = model.specs.bind(model.analysis.inputs, model.samples[0])
-    costs = Costs(model.source.model, model.types, sizes)
+    costs = Costs(model.source.model, model.types, sizes, model.seen)
     places, work = cut.candidates(model.analysis, model.specs, costs)
     barred: set[int] = set()
     for attempt in range(_MOST_ATTEMPTS):

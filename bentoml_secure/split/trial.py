@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnx import ModelProto, ValueInfoProto
 
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
@@ -40,7 +41,7 @@ from bentoml_secure.split.runtime import (
 from bentoml_secure.split.samples import Sample
 from bentoml_secure.split.specs import Specs
 from bentoml_secure.split.weights import Source, digest_of_file, write_model
-from bentoml_secure.tensors import Array
+from bentoml_secure.tensors import DTYPES, MAX_DIMENSIONS, Array
 
 # Each round can only turn sizes into symbols, and few tensors have more than two.
 _MOST_ROUNDS = 8
@@ -115,6 +116,38 @@ def run_whole(
                 )
         results.append(dict(zip(outputs, made, strict=True)))
     return tuple(results)
+
+
+def probe(source: Source, sample: Sample, names: Sequence[str]) -> Sample:
+    """Run the whole once more, and return values inside it that inference left open.
+
+    Only what turns out to be an array comes back; nothing, if the model's weights are
+    not all in its one file, or it does not run that way.
+    """
+    if source.is_external or not names:
+        return {}
+    asked = ModelProto()
+    asked.CopyFrom(source.model)
+    listed = {value.name for value in asked.graph.output}
+    asked.graph.output.extend(
+        ValueInfoProto(name=name) for name in names if name not in listed
+    )
+    try:
+        session = onnxruntime.InferenceSession(
+            asked.SerializeToString(),
+            session_options(None, GraphLevel.NONE),
+            providers=list(PROVIDERS),
+        )
+        made = session.run(list(names), sample)
+    except RUN_ERRORS:
+        return {}
+    return {
+        name: array
+        for name, array in zip(names, made, strict=True)
+        if isinstance(array, np.ndarray)
+        and array.dtype.name in DTYPES
+        and array.ndim <= MAX_DIMENSIONS
+    }
 
 
 class Trial:

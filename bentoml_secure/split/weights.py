@@ -69,6 +69,11 @@ class Source:
             self.size_of(tensor)
         self._take_in()
 
+    @property
+    def is_external(self) -> bool:
+        """Whether some of the model's bytes lie beside its ONNX file."""
+        return bool(self._sizes)
+
     def digest(self) -> Digest:
         """Return the digest of the list of the model's files.
 
