@@ -274,44 +274,45 @@ class SqliteReceiptStore:
             parse_hex(receipt_id, what="receipt id", length=REQUEST_ID_BYTES)
         except MalformedInputError as error:
             raise ConfigurationError(str(error)) from error
-        with self._lock, self._reading():
-            row = self._connection.execute(_SELECT_RECEIPT, (receipt_id,)).fetchone()
-            if row is None:
-                raise ConfigurationError(
-                    f"receipt {receipt_id}: this store holds none of that id"
-                )
-            envelope = _envelope(row)
-            receipt = parse_receipt(envelope)
-            attachments = self._connection.execute(_SELECT_ATTACHMENTS, (receipt_id,))
-            return Bundle(
-                receipt=envelope,
-                attachments=tuple(map(_envelope, attachments)),
-                key_documents=tuple(
-                    KeyDocument.from_json(self._document(digest))
-                    for digest in _unique(p.key_document for p in receipt.parties)
-                ),
-                evidence=tuple(
-                    EvidenceRecord.from_json(self._document(digest))
-                    for digest in _unique(p.evidence for p in receipt.parties)
-                ),
-                plan=parse_plan(self._body(receipt.plan_digest)),
-                scenario=scenario_from_json(self._document(receipt.scenario_digest)),
+        # Nothing ever changes, so several reads show one state, and parsing need not
+        # hold up the writers.
+        rows = self._rows(_SELECT_RECEIPT, receipt_id)
+        if not rows:
+            raise ConfigurationError(
+                f"receipt {receipt_id}: this store holds none of that id"
             )
+        envelope = _envelope(rows[0])
+        receipt = parse_receipt(envelope)
+        return Bundle(
+            receipt=envelope,
+            attachments=tuple(
+                map(_envelope, self._rows(_SELECT_ATTACHMENTS, receipt_id))
+            ),
+            key_documents=tuple(
+                KeyDocument.from_json(self._document(digest))
+                for digest in _unique(p.key_document for p in receipt.parties)
+            ),
+            evidence=tuple(
+                EvidenceRecord.from_json(self._document(digest))
+                for digest in _unique(p.evidence for p in receipt.parties)
+            ),
+            plan=parse_plan(self._body(receipt.plan_digest)),
+            scenario=scenario_from_json(self._document(receipt.scenario_digest)),
+        )
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _rows(self, statement: str, key: str) -> list[tuple[object, ...]]:
         try:
-            yield
+            with self._lock:
+                return self._connection.execute(statement, (key,)).fetchall()
         except sqlite3.Error as error:
             raise UnavailableError(f"receipt store {self._path}: {error}") from error
 
     def _body(self, digest: Digest) -> bytes:
-        row = self._connection.execute(
-            "SELECT body FROM documents WHERE digest = ?", (digest,)
-        ).fetchone()
-        if row is None:
+        rows = self._rows("SELECT body FROM documents WHERE digest = ?", digest)
+        body = rows[0][0] if rows else None
+        if not isinstance(body, bytes):
             raise UnavailableError(f"receipt store {self._path}: {digest} is missing")
-        return bytes(row[0])
+        return body
 
     def _document(self, digest: Digest) -> Any:
         return parse_json(
