@@ -33,10 +33,10 @@ def evidence(root: Path, tmp_path: Path) -> Path:
 
 
 def arguments(root: Path, evidence: Path, *rest: str) -> tuple[str | Path, ...]:
-    return (
-        *("verify", "evidence", "--kind", "simulated", "--evidence", evidence),
-        *("--policy", root / "policy.toml", "--at", AT, *rest),
-    )
+    options: tuple[str | Path, ...] = ("--evidence", evidence, "--at", AT)
+    policy = root / "policy.toml"
+    command = ("verify", "evidence", "--kind", "simulated")
+    return (*command, *options, "--policy", policy, *rest)
 
 
 def test_evidence_over_the_report_data_is_accepted(
