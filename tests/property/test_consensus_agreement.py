@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bentoml_secure.consensus.collect import Answer, collect
@@ -311,6 +311,7 @@ def test_any_json_is_a_tally_or_a_secure_error(data: st.DataObject) -> None:
             assert "tally" in str(error)  # noqa: PT017 - either outcome is right
 
 
+@settings(deadline=None)  # refusals wait for their own deadline
 @given(scenes(largest=5, weighted=False), st.data())
 def test_collecting_ends_as_deciding_does_and_leaves_no_task(
     scene: Scene, data: st.DataObject

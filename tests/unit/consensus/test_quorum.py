@@ -195,6 +195,15 @@ CASES = [
         clique="ad",
     ),
     Case(
+        sentence="of two equally heavy cliques the larger is taken",
+        committee="abcde",
+        answers="xyy!!",
+        quorum=3,
+        weights={"a": 2.0},
+        accepted=False,
+        clique="bc",
+    ),
+    Case(
         sentence="a quorum by count with half of the planned weight is not enough",
         committee="abc",
         answers="xxy",

@@ -134,6 +134,8 @@ def test_the_worst_tensor_decides_by_its_own_scale() -> None:
     a = {"big": np.full(4, 1000.0), "small": np.full(4, 1.0)}
     b = {"big": np.full(4, 1001.0), "small": np.full(4, 1.25)}
     assert TOLERANT.distance(a, b) == 0.25
+    backwards = {name: a[name] for name in ("small", "big")}
+    assert TOLERANT.distance(backwards, b) == 0.25
 
 
 def test_sums_are_taken_in_float64() -> None:
@@ -141,6 +143,13 @@ def test_sums_are_taken_in_float64() -> None:
     a = {"y": np.full(1 << 17, 300.0, np.float16)}
     b = {"y": np.full(1 << 17, 300.25, np.float16)}
     assert TOLERANT.distance(a, b) == pytest.approx(0.25 / 300, rel=1e-12)
+
+
+def test_differences_are_taken_in_float64() -> None:
+    far = {"y": np.array([6e4], np.float16)}, {"y": np.array([-6e4], np.float16)}
+    assert TOLERANT.distance(*far) == 2.0
+    odd = {"y": np.array([1 << 24], np.float32)}, {"y": np.array([-1], np.float32)}
+    assert TOLERANT.distance(*odd) == (1 << 24) + 1
 
 
 @pytest.mark.parametrize("place", [0, CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, -1])
