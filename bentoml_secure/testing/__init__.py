@@ -5,4 +5,6 @@ names: they protect nothing.
 
     deployment     an entry and runners with real keys and simulated evidence
     receipts       receipts of such a deployment, honest or not
+    tampering      what a lying entry or replica could make of them
+    worked_example the example of docs/receipt-format.md
 """

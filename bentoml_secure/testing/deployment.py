@@ -123,7 +123,7 @@ class Deployment:
         entry: The entry service.
         runners: By segment, then replica.
         policy: Accepts simulated evidence under the deployment's root.
-        trust: Accepts exactly this deployment.
+        trust_file: TOML that accepts exactly this deployment.
         now: When requests come.
     """
 
@@ -133,8 +133,13 @@ class Deployment:
     entry: Process
     runners: tuple[tuple[Process, ...], ...]
     policy: AppraisalPolicy
-    trust: Trust
+    trust_file: str
     now: datetime
+
+    @property
+    def trust(self) -> Trust:
+        """The trust file, parsed."""
+        return parse_trust(self.trust_file.encode())
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -185,8 +190,8 @@ class _Ground:
             clock=lambda: self.now - EVIDENCE_AGE,
         ).attest
 
-    def trust(self) -> Trust:
-        written = write_trust(
+    def trust_file(self) -> str:
+        return write_trust(
             plan_digests=[self.plan.digest],
             config_digests=[self.config_digest],
             package_digests=[self.package],
@@ -194,7 +199,6 @@ class _Ground:
             policy=self.policy,
             minimum_quorum=self.scenario.quorum,
         )
-        return parse_trust(written.encode())
 
 
 def _policy(root: bytes, package: Digest) -> AppraisalPolicy:
@@ -278,6 +282,6 @@ def build_deployment(
             for index, segment in enumerate(ground.plan.segments)
         ),
         policy=policy,
-        trust=ground.trust(),
+        trust_file=ground.trust_file(),
         now=now,
     )
