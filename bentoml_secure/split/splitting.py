@@ -31,7 +31,7 @@ from bentoml_secure.split.plan import (
     load_plan,
 )
 from bentoml_secure.split.specs import Specs
-from bentoml_secure.split.trial import Settings, Trial, distance, probe, run_whole
+from bentoml_secure.split.trial import Settings, Trial, probe, run_whole
 from bentoml_secure.split.weights import INLINE_BYTES, Source
 from bentoml_secure.tensors import MAX_TENSORS, Array
 
@@ -97,11 +97,12 @@ def split_onnx(
     target, tell = Path(out), progress or _silent
     _require_asked(segments, cuts)
     _require_usable(target)
+    wanted = _runtime(runtime)
     model = _prepare(Path(model_path), samples, tell)
     settings = Settings(
         name=Path(model_path).stem if name is None else name,
         digest=model.source.digest(),
-        runtime=Runtime(version=_installed_range() if runtime is None else runtime),
+        runtime=wanted,
         tolerance=tolerance,
         inline_bytes=inline_bytes,
     )
@@ -172,9 +173,18 @@ def _silent(_: str) -> None:
     """Take no notice."""
 
 
-def _installed_range() -> str:
-    major, minor = Version(onnxruntime.__version__).release[:2]
-    return f">={major}.{minor},<{major}.{minor + 1}"
+def _runtime(version: str | None) -> Runtime:
+    installed = Version(onnxruntime.__version__)
+    if version is None:
+        major, minor = installed.release[:2]
+        return Runtime(version=f">={major}.{minor},<{major}.{minor + 1}")
+    asked = Runtime(version=version)
+    if installed not in asked.allowed:
+        raise ConfigurationError(
+            f"runtime: got {version}, which leaves out {installed}, the version that "
+            "is installed and that the segments are tried on"
+        )
+    return asked
 
 
 def _folders(work: Path) -> Callable[[], Path]:
@@ -213,9 +223,8 @@ def _prepare(path: Path, given: Samples | None, tell: Callable[[str], None]) -> 
     specs = Specs(known)
     samples = _samples(source, analysis, specs, given)
     tell("running the whole model")
-    expected, again = (
-        run_whole(path, samples, analysis.outputs, guessed=given is None)
-        for _ in range(2)
+    expected, is_random = run_whole(
+        path, samples, analysis.outputs, guessed=given is None
     )
     for sample, made in zip(samples, expected, strict=True):
         arrays = {**made, **sample}
@@ -238,11 +247,7 @@ def _prepare(path: Path, given: Samples | None, tell: Callable[[str], None]) -> 
         samples=samples,
         expected=expected,
         seen=seen,
-        is_random=any(
-            distance(first[name], second[name])
-            for first, second in zip(expected, again, strict=True)
-            for name in first
-        ),
+        is_random=is_random,
     )
 
 

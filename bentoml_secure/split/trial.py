@@ -65,7 +65,8 @@ def distance(left: Array, right: Array) -> float:
     """
     if left.shape != right.shape or left.dtype != right.dtype:
         return math.inf
-    if left.tobytes() == right.tobytes():
+    if left.dtype.kind == "O" or left.tobytes() == right.tobytes():
+        # Text is compared by nobody: it is refused as a type.
         return 0.0
     a, b = left.astype(np.float64), right.astype(np.float64)
     finite = np.isfinite(a)
@@ -81,8 +82,11 @@ def distance(left: Array, right: Array) -> float:
 
 def run_whole(
     path: Path, samples: Sequence[Sample], outputs: Sequence[str], *, guessed: bool
-) -> tuple[Sample, ...]:
+) -> tuple[tuple[Sample, ...], bool]:
     """Run the uncut model at the plan's graph level on every sample.
+
+    Returns:
+        Its outputs for each sample, and whether a second run gave other ones.
 
     Raises:
         ConfigurationError: It does not run on these samples, or an output of it is
@@ -98,24 +102,25 @@ def run_whole(
         raise MalformedInputError(
             f"{path}: onnxruntime cannot load it: {error}"
         ) from error
-    results = []
+    results, is_random = [], False
     for sample in samples:
         try:
-            made = session.run(list(outputs), sample)
+            made, again = (session.run(list(outputs), sample) for _ in range(2))
         except RUN_ERRORS as error:
             origin = "made up from its types" if guessed else "given"
             raise ConfigurationError(
                 f"{path}: does not run on the samples {origin}: {error}.",
                 remedy="Give samples that it accepts.",
             ) from error
-        for name, array in zip(outputs, made, strict=True):
+        for name, array, second in zip(outputs, made, again, strict=True):
             if not isinstance(array, np.ndarray):
                 raise ConfigurationError(
                     f"output {name!r:.100}: is a {type(array).__name__}, not a tensor.",
                     remedy="Export the model without maps, sequences and options.",
                 )
+            is_random = is_random or distance(array, second) > 0
         results.append(dict(zip(outputs, made, strict=True)))
-    return tuple(results)
+    return tuple(results), is_random
 
 
 def probe(source: Source, sample: Sample, names: Sequence[str]) -> Sample:

@@ -319,17 +319,21 @@ def sparse_weight() -> ModelProto:
 
 
 def masked() -> ModelProto:
-    """Minus infinity at every cut but the last."""
+    """Minus infinity at some cuts, and not in the result."""
     return model(
         [
+            make.make_node("Greater", ["x", "limit"], ["hide"]),
             make.make_node("Where", ["hide", "minus", "x"], ["a"]),
             make.make_node("Add", ["a", "x"], ["b"]),
             make.make_node("Softmax", ["b"], ["c"]),
             make.make_node("Sqrt", ["c"], ["y"]),
         ],
-        [value("x"), value("hide", ("n", WIDTH), TensorProto.BOOL)],
+        [value("x")],
         [value("y")],
-        [numpy_helper.from_array(np.array(-np.inf, np.float32), "minus")],
+        [
+            numpy_helper.from_array(np.array(-np.inf, np.float32), "minus"),
+            numpy_helper.from_array(np.array(0.8, np.float32), "limit"),
+        ],
     )
 
 
