@@ -42,8 +42,12 @@ class Server:
             json.dumps(document).encode(),
             {"content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            log = self.log.read_text()[-3000:]
+            raise SystemExit(f"{error}: {error.read()[:500]!r}\n{log}") from error
 
 
 @contextlib.contextmanager

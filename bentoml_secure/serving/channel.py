@@ -8,16 +8,12 @@ and credentials of the environment take no part.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
-
-import aiohttp
+from typing import Any, Generic, Protocol, TypeVar
 
 from bentoml_secure.digest import Digest, parse_json
 from bentoml_secure.errors import (
-    ConfigurationError,
     MalformedInputError,
     SecureError,
     UnavailableError,
@@ -29,19 +25,14 @@ from bentoml_secure.serving.exchange import (
     Exchange,
     Outgoing,
 )
+from bentoml_secure.serving.http1 import Head, Http1Client
 from bentoml_secure.serving.readers import RequestReader, ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import attestation_document
 from bentoml_secure.tensors import Array, TensorSpec
 
-# uvicorn closes an idle connection after 5 s, and a reused one then fails a POST.
-_IDLE_SECONDS = 4.0
 _MAX_JSON_BYTES = 1 << 20
 _MAX_ERROR_BYTES = 8192
-
-
-class ConnectionLostError(UnavailableError):
-    """The connection ended before a byte of the answer: another attempt is safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,36 +90,8 @@ class HttpChannel:
     """
 
     def __init__(self, url: str, *, max_message_bytes: int) -> None:
-        self._url = url
+        self._client = Http1Client(url)
         self._max_message_bytes = max_message_bytes
-        self._session: aiohttp.ClientSession | None = None
-        self._base = "http://runner" if url.startswith("file://") else url.rstrip("/")
-        if not url.startswith(("file://", "http://", "https://")):
-            raise ConfigurationError(
-                f"replica URL: got {url!r:.100}, want http or file"
-            )
-
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            parts = urlsplit(self._url)
-            connector: aiohttp.BaseConnector = (
-                aiohttp.UnixConnector(
-                    unquote(parts.path), keepalive_timeout=_IDLE_SECONDS, limit=0
-                )
-                if parts.scheme == "file"
-                else aiohttp.TCPConnector(keepalive_timeout=_IDLE_SECONDS, limit=0)
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                # Deadlines are the scenario's; each call below bounds its own time.
-                timeout=aiohttp.ClientTimeout(total=None),
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-                read_bufsize=CHUNK_BYTES,
-            )
-        return self._session
 
     async def exchange(
         self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
@@ -136,100 +99,117 @@ class HttpChannel:
         """Send tensors, receive tensors and a statement over HTTP."""
         head = exchange.encode() + outgoing.layout.header
         length = len(head) + outgoing.layout.data_bytes
-        whole = length <= CHUNK_BYTES
-        body = b"".join([head, *outgoing.data()]) if whole else _stream(head, outgoing)
-        headers = {"Content-Type": REQUEST_TYPE, "Content-Length": str(length)}
-        try:
-            async with self._client().post(
-                f"{self._base}/bsec/v1/infer",
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                await _require_ok(response, RESPONSE_TYPE)
-                announced = self._announced(response)
-                reader = ResponseReader(announced, specs, exchange.output_salts)
-                async for piece in response.content.iter_any():
-                    reader.feed(piece)
-                return Received(*reader.result())
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
-            raise ConnectionLostError(f"{self._url}: connection lost") from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"{self._url}: {_short(error)}") from error
-
-    def _announced(self, response: aiohttp.ClientResponse) -> int:
-        # An answer without a length has no end that could be checked in time.
-        if response.content_length is None:
-            raise MalformedInputError("answer: has no content-length")
-        if response.content_length > self._max_message_bytes:
-            raise MalformedInputError(
-                f"answer content-length: got {response.content_length}, want at most "
-                f"{self._max_message_bytes} bytes"
-            )
-        return response.content_length
+        body: Iterable[bytes | memoryview] = outgoing.data()
+        if length <= CHUNK_BYTES:
+            head, body = b"".join([head, *body]), ()
+        answer = _Answer(
+            RESPONSE_TYPE,
+            self._max_message_bytes,
+            lambda length: ResponseReader(length, specs, exchange.output_salts),
+        )
+        await self._client.request(
+            "POST",
+            "/bsec/v1/infer",
+            answer.on_head,
+            content_type=REQUEST_TYPE,
+            head=head,
+            body=body,
+            length=length,
+        )
+        return Received(*answer.result().result())
 
     async def attest(self, nonce: bytes) -> Any:
         """Ask for key document and evidence over HTTP."""
-        try:
-            async with self._client().post(
-                f"{self._base}/bsec/v1/attest",
-                data=json.dumps({"nonce": nonce.hex()}).encode(),
-                headers={"Content-Type": "application/json"},
-                allow_redirects=False,
-            ) as response:
-                await _require_ok(response, "application/json")
-                body = await _read_at_most(response, _MAX_JSON_BYTES)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"{self._url}: {_short(error)}") from error
-        return parse_json(body, what="attest answer", max_bytes=_MAX_JSON_BYTES)
+        body = json.dumps({"nonce": nonce.hex()}).encode()
+        answer = _Answer("application/json", _MAX_JSON_BYTES, _Collected)
+        await self._client.request(
+            "POST",
+            "/bsec/v1/attest",
+            answer.on_head,
+            content_type="application/json",
+            head=body,
+            length=len(body),
+        )
+        document = bytes(answer.result().data)
+        return parse_json(document, what="attest answer", max_bytes=_MAX_JSON_BYTES)
 
     async def probe(self) -> None:
         """Ask BentoML's liveness path."""
-        try:
-            async with self._client().get(
-                f"{self._base}/livez", allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise UnavailableError(f"{self._url}: livez says {response.status}")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"{self._url}: {_short(error)}") from error
+        answer = _Answer("text/plain; charset=utf-8", _MAX_ERROR_BYTES, _Collected)
+        await self._client.request("GET", "/livez", answer.on_head)
+        answer.result()
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._client.close()
 
 
-async def _stream(head: bytes, outgoing: Outgoing) -> AsyncIterator[bytes | memoryview]:
-    yield head
-    for piece in outgoing.data():
-        yield piece
+class _Reader(Protocol):
+    def feed(self, data: memoryview) -> None:
+        """Take in the next bytes."""
 
 
-async def _require_ok(response: aiohttp.ClientResponse, content_type: str) -> None:
-    got = response.headers.getall("Content-Type", [])
-    if response.status == 200 and got == [content_type]:
-        return
-    if response.status == 200:
-        raise MalformedInputError(
-            f"answer content-type: got {got!r:.100}, want {content_type}"
-        )
-    body = await _read_at_most(response, _MAX_ERROR_BYTES)
-    raise UnavailableError(f"replica refused with {response.status}: {body!r:.300}")
+class _Collected:
+    """A small body, kept whole."""
+
+    def __init__(self, length: int) -> None:
+        self.data = bytearray()
+        self.length = length
+
+    def feed(self, data: memoryview) -> None:
+        """Take in the next bytes."""
+        self.data += data
 
 
-async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > max_bytes:
-            raise MalformedInputError(f"answer: over {max_bytes} bytes")
-    return bytes(body)
+_R = TypeVar("_R", bound=_Reader)
 
 
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+class _Answer(Generic[_R]):
+    """Bounds an answer by its head, and tells a refusal from what was asked."""
+
+    def __init__(
+        self, content_type: str, max_bytes: int, make: Callable[[int], _R]
+    ) -> None:
+        self._content_type = content_type
+        self._max_bytes = max_bytes
+        self._make = make
+        self._status = 0
+        self._reader: _R | None = None
+        self._refusal = _Collected(0)
+
+    def on_head(self, head: Head) -> Callable[[memoryview], None]:
+        """Return what takes in the body.
+
+        Raises:
+            MalformedInputError: Another type, or over the cap.
+        """
+        self._status = head.status
+        limit = self._max_bytes if head.status == 200 else _MAX_ERROR_BYTES
+        if head.content_length > limit:
+            raise MalformedInputError(
+                f"answer content-length: got {head.content_length}, want at most "
+                f"{limit} bytes"
+            )
+        if head.status != 200:
+            return self._refusal.feed
+        if head.content_type != self._content_type:
+            raise MalformedInputError(
+                f"answer content-type: got {head.content_type!r:.100}, "
+                f"want {self._content_type}"
+            )
+        self._reader = self._make(head.content_length)
+        return self._reader.feed
+
+    def result(self) -> _R:
+        """Return the reader that took in the body.
+
+        Raises:
+            UnavailableError: The replica refused.
+        """
+        if self._reader is None:
+            said = bytes(self._refusal.data)
+            raise UnavailableError(f"replica refused: {self._status} {said!r:.300}")
+        return self._reader
 
 
 class LocalChannel:

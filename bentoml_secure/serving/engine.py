@@ -29,8 +29,9 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.receipts.receipt import InferRecord, SegmentRecord
-from bentoml_secure.serving.channel import ConnectionLostError, Received
+from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.peers import Attested, Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope
