@@ -124,6 +124,7 @@ class Deployment:
         runners: By segment, then replica.
         policy: Accepts simulated evidence under the deployment's root.
         trust_file: TOML that accepts exactly this deployment.
+        trust: The same, parsed.
         now: When requests come.
     """
 
@@ -134,12 +135,8 @@ class Deployment:
     runners: tuple[tuple[Process, ...], ...]
     policy: AppraisalPolicy
     trust_file: str
+    trust: Trust
     now: datetime
-
-    @property
-    def trust(self) -> Trust:
-        """The trust file, parsed."""
-        return parse_trust(self.trust_file.encode())
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -267,6 +264,7 @@ def build_deployment(
         platforms=platforms or {},
         recorded=recorded or {},
     )
+    trust_file = ground.trust_file()
     return Deployment(
         plan=ground.plan,
         scenario=scenario,
@@ -282,6 +280,7 @@ def build_deployment(
             for index, segment in enumerate(ground.plan.segments)
         ),
         policy=policy,
-        trust_file=ground.trust_file(),
+        trust_file=trust_file,
+        trust=parse_trust(trust_file.encode()),
         now=now,
     )
