@@ -1,0 +1,173 @@
+"""The process: every replica of a deployment on a port of its own, and control.
+
+POST /behave   {"replica": NAME, "infer": BEHAVIOUR, "attest": BEHAVIOUR}
+GET  /state    {"replicas": {NAME: URL}, "trapped": COUNT}
+*    /trap     counted: where redirects lead
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from asyncio import StreamWriter
+from pathlib import Path
+from typing import Any
+
+from bentoml_secure.attestation.tees.simulated import SimulatedAttester
+from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.serving.asgi import Receive, Scope, Send, send_json
+from bentoml_secure.serving.identity import utc_now
+from bentoml_secure.serving.runner_app import PREFIX, RunnerDoor
+from bentoml_secure.split.runtime import load_segment
+from bentoml_secure.testing.rogue.answers import BODIES
+from bentoml_secure.testing.rogue.attestations import ATTESTATIONS
+from bentoml_secure.testing.rogue.replica import HONEST, Replica, Turn, answer_reply
+from bentoml_secure.testing.rogue.streams import STREAMS
+from bentoml_secure.testing.rogue.wire import (
+    Reply,
+    Request,
+    call,
+    json_reply,
+    listen,
+)
+
+INFER = (HONEST, *BODIES, *STREAMS)
+ATTEST = (HONEST, *ATTESTATIONS)
+
+
+async def _healthy(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand in for what BentoML answers behind the door: its health paths."""
+    await send_json(send, 200, {})
+
+
+class Host:
+    """All replicas of one deployment in one process.
+
+    Args:
+        service: What ``bentoml_secure.service`` made.
+        port: Of control; the replicas' follow, in the order of their names.
+        marker: Folder that pickles make where they are loaded.
+    """
+
+    def __init__(self, service: Any, port: int, marker: Path) -> None:
+        self.port = port
+        self.trapped = 0
+        made = service.all_services()
+        names = sorted(name for name in made if name != service.name)
+        self.replicas = {
+            name: self._replica(made[name].inner, marker) for name in names
+        }
+        for replica in self.replicas.values():
+            replica.neighbour = next(
+                other
+                for other in self.replicas.values()
+                if other is not replica and other.segment_index == replica.segment_index
+            )
+
+    def _replica(self, runner: Any, marker: Path) -> Replica:
+        deployment, index = runner.deployment, runner.segment_index
+        loaded = load_segment(deployment.folder, deployment.plan, index, threads=1)
+        core = deployment.runner(runner.name, index, loaded.run_unchecked)
+        dev_root = deployment.settings.dev_root
+        return Replica(
+            name=runner.name,
+            segment_index=index,
+            core=core,
+            run=loaded.run_unchecked,
+            door=RunnerDoor(_healthy, lambda: core, deployment.max_message_bytes),
+            attester=SimulatedAttester.from_folder(dev_root, clock=utc_now),
+            trap_url=f"http://127.0.0.1:{self.port}/trap",
+            marker=marker,
+            max_message_bytes=deployment.max_message_bytes,
+        )
+
+    def url(self, name: str) -> str:
+        """Return where a replica answers."""
+        return f"http://127.0.0.1:{self.port + 1 + list(self.replicas).index(name)}"
+
+    async def start(self) -> list[asyncio.Server]:
+        """Begin to listen on every port."""
+        servers = [await listen(self._control, self.port)]
+        for index, replica in enumerate(self.replicas.values()):
+            served = _Served(replica)
+            servers.append(await listen(served.serve, self.port + 1 + index))
+        return servers
+
+    async def _control(self, request: Request, writer: StreamWriter) -> bool:
+        reply = self._controlled(request)
+        writer.write(reply.encode())
+        await writer.drain()
+        return True
+
+    def _controlled(self, request: Request) -> Reply:
+        if request.path.startswith("/trap"):
+            self.trapped += 1
+            return json_reply({})
+        if request.path == "/behave":
+            return self._behave(json.loads(request.body))
+        urls = {name: self.url(name) for name in self.replicas}
+        return json_reply({"replicas": urls, "trapped": self.trapped})
+
+    def _behave(self, wanted: dict[str, str]) -> Reply:
+        replica = self.replicas.get(wanted.get("replica", ""))
+        infer, attest = wanted.get("infer", HONEST), wanted.get("attest", HONEST)
+        if replica is None or infer not in INFER or attest not in ATTEST:
+            return json_reply({"error": f"no such replica or behaviour: {wanted}"}, 404)
+        replica.infer, replica.attest = infer, attest
+        return json_reply({})
+
+
+class _Served:
+    """One replica's port."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def serve(self, request: Request, writer: StreamWriter) -> bool:
+        replica = self._replica
+        if request.path == f"{PREFIX}/infer" and replica.infer != HONEST:
+            return await self._misbehave(request, writer)
+        if request.path == f"{PREFIX}/attest" and replica.attest != HONEST:
+            nonce = bytes.fromhex(json.loads(request.body)["nonce"])
+            reply = json_reply(ATTESTATIONS[replica.attest](replica, nonce))
+        else:
+            reply = await call(replica.door, request)
+            if request.path == f"{PREFIX}/infer":
+                replica.answered = reply.body
+        writer.write(reply.encode())
+        await writer.drain()
+        return True
+
+    async def _misbehave(self, request: Request, writer: StreamWriter) -> bool:
+        replica = self._replica
+        turn = Turn.of(replica, request)
+        if replica.infer in BODIES:
+            writer.write(answer_reply(BODIES[replica.infer](turn)).encode())
+            await writer.drain()
+            return True
+        async for piece in STREAMS[replica.infer](turn):
+            writer.write(piece)
+            await writer.drain()
+        return False
+
+
+def load_service(target: str) -> Any:
+    """Import ``module:Class`` from the working folder.
+
+    Raises:
+        ConfigurationError: Not of that form.
+    """
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ConfigurationError(f"service: got {target!r:.100}, want module:Class")
+    sys.path.insert(0, str(Path.cwd()))
+    return getattr(importlib.import_module(module), name)
+
+
+async def run(target: str, port: int, marker: Path) -> None:
+    """Host the replicas of a service until cancelled."""
+    host = Host(load_service(target), port, marker)
+    servers = await host.start()
+    await asyncio.gather(*(server.serve_forever() for server in servers))
