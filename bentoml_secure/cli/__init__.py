@@ -8,6 +8,7 @@ imported here but click and the error tree: each command imports its room when i
     splitting    split
     deployment   dev-root, trust
     verifying    verify evidence, verify receipt
+    summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
 
 Every option is also read from the environment: of ``split --segments``

@@ -66,6 +66,7 @@ class Outcome:
         kind: What was judged: ``receipt``, or the kind of evidence.
         findings: Every check that failed.
         claims: What was found out, JSON-able.
+        summary: The same for people; the claims one by one where left out.
         simulated: No hardware stands behind some of it.
     """
 
@@ -73,6 +74,7 @@ class Outcome:
     kind: str
     findings: Sequence[Finding] = ()
     claims: Mapping[str, Any] = field(default_factory=dict)
+    summary: Sequence[str] = ()
     simulated: bool = False
 
 
@@ -195,7 +197,7 @@ def to_json(outcome: Outcome) -> str:
 
 def to_lines(outcome: Outcome) -> list[str]:
     """Return the outcome for people: what was found, what failed, the verdict."""
-    lines = [*claim_lines(outcome.claims)]
+    lines = [plain(line) for line in outcome.summary] or claim_lines(outcome.claims)
     lines += [f"FAILED  {plain(finding)}" for finding in outcome.findings]
     if outcome.simulated:
         lines.append(f"{SIMULATED}: this shows the checks, it protects nothing.")

@@ -16,6 +16,7 @@ from bentoml_secure.cli.outcome import (
     settle,
 )
 from bentoml_secure.cli.parameters import FILE, hex_bytes, instant, read
+from bentoml_secure.cli.summary import receipt_lines
 
 if TYPE_CHECKING:
     from bentoml_secure.attestation.evidence import Endorsements, Evidence
@@ -227,10 +228,12 @@ def receipt(
         verdict = verify_bundle(
             parse_bundle(data), accepted, at=at, now=datetime.now(UTC), opening=opening
         )
+        claims = _own_claims(verdict.to_json())
         return Outcome(
             state=State(verdict.state),
             kind="receipt",
-            claims=_own_claims(verdict.to_json()),
+            claims=claims,
+            summary=receipt_lines(claims),
             simulated=verdict.simulated,
         )
 

@@ -106,6 +106,16 @@ def test_refusals_are_usage_errors(
     assert not (tmp_path / "plan" / "plan.json").exists()
 
 
+def test_a_place_that_cannot_be_written_is_a_usage_error(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "plan"
+    result = run("split", model, "--segments", "2", "--out", out)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+
+
 def test_what_is_no_model_is_a_usage_error(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")

@@ -28,8 +28,24 @@ def test_an_honest_receipt_is_accepted(
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "ACCEPTED  receipt"
     assert "SIMULATED - NOT HARDWARE" in result.stdout
-    assert f"receipt_id: {draft.receipt.receipt_id}" in result.stdout
-    assert "opening: not checked" in result.stdout
+    assert f"receipt {draft.receipt.receipt_id}" in result.stdout
+    assert "not checked: opening" in result.stdout
+    assert "attested: 7 parties on 7 platforms" in result.stdout
+
+
+def test_liars_and_the_dead_are_named(
+    run: Run, write: Write, trust_file: Path, deployment: Deployment
+) -> None:
+    draft = build_draft(
+        deployment,
+        behaviours={(0, 0, 1): Behaviour.LIAR, (0, 1, 2): Behaviour.ABSENT},
+    )
+    result = run("verify", "receipt", write(draft.bundle()), "--trust", trust_file)
+    assert result.exit_code == 0
+    assert "dissent: Diagnosis_0_1, segment 0 of infer 0 (receipt)" in result.stdout
+    assert (
+        "no answer: Diagnosis_1_2, segment 1 of infer 0 (receipt): connection refused"
+    ) in result.stdout
 
 
 def test_json_is_one_object_and_nothing_else(
@@ -128,7 +144,7 @@ class TestOpening:
             env={"BENTOML_SECURE_SALT": draft.salt.hex()},
         )
         assert result.exit_code == 0
-        assert "opening: checked" in result.stdout
+        assert "\nchecked: opening" in result.stdout
 
     def test_another_response_is_rejected(
         self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path

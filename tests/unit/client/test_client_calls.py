@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bentoml_secure.client import SecureClient
+from bentoml_secure.client import AsyncSecureClient, SecureClient
 from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import ConfigurationError, ReceiptError
 from bentoml_secure.receipts.opening import Opening
@@ -209,6 +209,27 @@ class TestProvisional:
             clock.now += timedelta(hours=1)
             with pytest.raises(ReceiptError, match="late-votes: got missing"):
                 client.confirm(answer)
+
+
+async def test_the_async_client_has_every_call(
+    deployment: Deployment,
+) -> None:
+    late = build_draft(deployment, behaviours={(0, 0, 2): Behaviour.LATE})
+    service = FakeService.of(late)
+    service.bundles = [late.bundle(attach=False), late.bundle()]
+    async with AsyncSecureClient(
+        URL,
+        deployment.trust,
+        transport=service,
+        clock=Clock(deployment.now),
+        random_bytes=script(late),
+    ) as client:
+        entry = await client.attest()
+        answer = await client.call_raw("diagnose", late.request, "application/json")
+        confirmed = await client.confirm(answer)
+    assert entry.document == deployment.entry.document
+    assert answer.value == confirmed.value == late.response
+    assert (answer.is_provisional, confirmed.is_provisional) == (True, False)
 
 
 class TestTrustFile:

@@ -19,7 +19,8 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.receipt import ENTRY
 from bentoml_secure.scenario import Scenario
-from bentoml_secure.signing import SigningKey
+from bentoml_secure.signing import SigningKey, sign
+from bentoml_secure.statements import INTOTO_TYPE
 from bentoml_secure.testing.deployment import (
     EVIDENCE_AGE,
     NOW,
@@ -187,6 +188,15 @@ class TestAnswers:
     def test_a_receipt_under_another_key(self, call: Call, draft: Draft) -> None:
         service = FakeService.of(draft, draft.bundle(key=SigningKey.generate()))
         assert fields(rejected(call, service)) == {"receipt signature"}
+
+    def test_a_receipt_that_cannot_be_read(
+        self, call: Call, service: FakeService, draft: Draft
+    ) -> None:
+        other = sign(draft.deployment.entry.signing, INTOTO_TYPE, {"_type": "other"})
+        service.bundles = [dataclasses.replace(service.bundles[0], receipt=other)]
+        with pytest.raises(ReceiptError, match="receipt cannot be read") as caught:
+            call(service)
+        assert fields(caught.value.findings) == {"receipt"}
 
     @pytest.mark.parametrize(
         ("change", "name"),

@@ -1,0 +1,78 @@
+"""A verdict on a receipt in lines for people: what happened, on whose word."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Claims = Mapping[str, Any]
+
+
+def receipt_lines(claims: Claims) -> list[str]:
+    """Return what an accepted receipt says, the most telling first.
+
+    Args:
+        claims: As ``receipts.verify.Verdict.to_json`` returns them.
+    """
+    scenario, labels = claims["scenario"], claims["labels"]
+    return [
+        f"receipt {claims['receipt_id']}",
+        f"  {claims['receipt_digest']}",
+        f"{claims['service']} answered {claims['api']} with status {claims['status']}",
+        f"  from {claims['started_at']} to {claims['issued_at']}",
+        f"scenario {scenario['name']}: at least {claims['quorum']} of"
+        f" {claims['replicas']} replicas agree, for each of {claims['segments']}"
+        " segments",
+        f"  {scenario['digest']}",
+        f"plan {claims['plan_digest']}",
+        f"configuration {claims['config_digest']}",
+        f"nonce {claims['client_nonce']}",
+        *_parties(claims["parties"]),
+        *_replicas("dissent", claims["dissenters"]),
+        *_replicas("no answer", claims["absent"]),
+        *(f"still to come: {kind}" for kind in claims["missing_attachments"]),
+        *_words(labels),
+        *_unchecked(claims["unchecked"]),
+    ]
+
+
+def _parties(parties: Sequence[Claims]) -> Iterator[str]:
+    platforms = {party["platform_id"] for party in parties}
+    count = f"{len(platforms)} platform{'s' if len(platforms) != 1 else ''}"
+    yield f"attested: {len(parties)} parties on {count}"
+    width = max(len(party["name"]) for party in parties)
+    for party in parties:
+        where = f"{party['platform']}  {party['platform_id']}"
+        yield f"  {party['name']:<{width}}  {party['role']:<6}  {where}"
+
+
+def _replicas(what: str, entries: Sequence[Claims]) -> Iterator[str]:
+    for entry in entries:
+        reason = f": {entry['reason']}" if "reason" in entry else ""
+        yield (
+            f"{what}: {entry['replica']}, segment {entry['segment']} of infer"
+            f" {entry['infer']} ({entry['where']}){reason}"
+        )
+
+
+def _words(labels: Mapping[str, str]) -> Iterator[str]:
+    """Say together what rests on the same word."""
+    by_word: dict[str, list[str]] = defaultdict(list)
+    for name, word in labels.items():
+        by_word[word].append(name)
+    for word, names in by_word.items():
+        yield f"{word}: {', '.join(names)}"
+
+
+def _unchecked(fields: Sequence[Claims]) -> Iterator[str]:
+    """Say once what was left out for many parties for the same reason."""
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for left in fields:
+        name = left["field"]
+        if name.startswith("party "):
+            name = f"{name.rpartition(' ')[2]} of parties"
+        counts[name, left["reason"]] += 1
+    for (name, reason), count in counts.items():
+        times = f" ({count})" if count > 1 else ""
+        yield f"left out: {name}{times}: {reason}"
