@@ -16,6 +16,9 @@ from bentoml_secure.receipts.receipt import Party, Receipt
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.signing import VerificationKey
 
+MAX_FINDINGS = 1000
+"""Enough for anybody to see that a bundle is bad; a hostile one could have millions."""
+
 _SHOWN_CHARACTERS = 200
 
 
@@ -91,7 +94,7 @@ class Report:
     """What the steps write down: every finding, none of them the last.
 
     Attributes:
-        findings: Reasons to reject.
+        findings: Reasons to reject, the first ``MAX_FINDINGS`` of them.
         unchecked: What the trust file or its policy leaves out, and why.
         dissenters: Who answered otherwise, where and when.
         absent: Who did not answer, where and why.
@@ -106,7 +109,8 @@ class Report:
 
     def add(self, name: str, got: object, want: object) -> None:
         """Note a check that failed."""
-        self.findings.append(Finding(name, _shown(got), _shown(want)))
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(name, _shown(got), _shown(want)))
 
     def require(self, name: str, got: object, want: object) -> None:
         """Note a failure if the two differ."""

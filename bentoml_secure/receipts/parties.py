@@ -60,7 +60,8 @@ def judge_parties(
 def require_listed(report: Report, name: str, got: str, references: References) -> None:
     """Note a value that the trust file does not list, or that it lists none."""
     comparison = compare_reference(name, got, references)
-    report.findings += comparison.findings
+    for finding in comparison.findings:
+        report.add(finding.field, finding.got, finding.want)
     report.unchecked += comparison.unchecked
 
 

@@ -16,6 +16,7 @@ from bentoml_secure.consensus.tally import Member
 from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import ReceiptError
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.case import MAX_FINDINGS
 from bentoml_secure.receipts.verify import verify_bundle
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.statements import (
@@ -292,3 +293,14 @@ def test_two_attacks_are_both_named(
         "receipt_id",
         "infer 0 segment 0 tally quorum",
     }
+
+
+def test_a_bundle_with_no_end_of_faults(
+    draft: Draft, deployment: Deployment, now: datetime
+) -> None:
+    first = draft.receipt.infers[0]
+    infers = tuple(replace(first, index=index) for index in range(200))
+    bundle = with_receipt(draft, infers=infers).bundle()
+    with pytest.raises(ReceiptError, match="rejected") as error:
+        verify_bundle(bundle, deployment.trust, now=now)
+    assert len(error.value.findings) == MAX_FINDINGS

@@ -220,6 +220,11 @@ def issued_in_the_future(draft: Draft) -> Bundle:
     return with_receipt(draft, issued_at=later).bundle()
 
 
+def evidence_twice(draft: Draft) -> Bundle:
+    bundle = draft.bundle()
+    return replace(bundle, evidence=(*bundle.evidence, bundle.evidence[0]))
+
+
 ATTACKS: list[tuple[Attack, str]] = [
     (one_key_two_names, "party Diagnosis_0_1 ed25519"),
     (one_document_two_names, "party Diagnosis_0_1 key_document"),
@@ -241,6 +246,7 @@ ATTACKS: list[tuple[Attack, str]] = [
     (other_configuration, "config_digest"),
     (other_configuration, "party Diagnosis config_digest"),
     (padded_bundle, "bundle key_documents"),
+    (evidence_twice, "bundle evidence"),
     (signed_by_a_stranger, "receipt signature"),
     (
         signed_by_a_stranger_who_shows_a_key,

@@ -126,7 +126,21 @@ def obligation_nobody_knows(draft: Draft) -> Bundle:
     return with_receipt(draft, attachments=(due, odd)).bundle()
 
 
+def late_vote_nobody_signed(draft: Draft) -> Bundle:
+    (answer,) = draft.late[0, 0].answers
+    forged = replace(answer.statement, signature=bytes(64))
+    late = LateRound(answers=(replace(answer, statement=forged),), absent=())
+    return replace(draft, late={**draft.late, (0, 0): late}).bundle()
+
+
+def attachment_without_a_key(draft: Draft) -> Bundle:
+    bundle = draft.bundle()
+    return replace(bundle, key_documents=bundle.key_documents[1:])
+
+
 LATE_ATTACKS: list[tuple[Attack, str]] = [
+    (late_vote_nobody_signed, "late-votes infer 0 segment 0 statement Diagnosis_0_2"),
+    (attachment_without_a_key, "attachment 0"),
     (drop_late_replica, "late-votes infer 0 segment 0 replicas"),
     (invent_late_replica, "late-votes infer 0 segment 1 replicas"),
     (
