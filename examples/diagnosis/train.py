@@ -8,7 +8,9 @@ scikit-learn. Seeded: the same file on every run of one machine.
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 Floats = NDArray[np.float32]
+
+_REGISTRATION = "torch.onnx._internal.exporter._registration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ def load_data() -> Data:
     )
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Standardises the features itself, so that a caller sends them as measured."""
 
     def __init__(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
@@ -82,23 +86,29 @@ def train(data: Data, *, epochs: int = 60, seed: int = 7) -> Classifier:
             optimizer.zero_grad()
             loss(model(features[batch]), labels[batch]).backward()
             optimizer.step()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def export(model: Classifier, path: Path) -> None:
     """Export to ONNX with a symbolic batch size."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        model,
-        (torch.zeros(2, 30),),
-        str(path),
-        input_names=["features"],
-        output_names=["probability"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    # It looks for torchvision's operators and logs that there are none.
+    logging.getLogger(_REGISTRATION).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # torch's exporter, about torch's own pytree.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, 30),),
+            str(path),
+            input_names=["features"],
+            output_names=["probability"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""Sends the test set to a secured service, one request per sample, and keeps it all.
+
+Of every request four files are kept: the receipt's bundle and the two bodies, so that
+anyone can check them again, and the salt that opens the receipt's commitments, which
+is the caller's secret.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bentoml_secure import SecureClient
+from bentoml_secure.client import Answer
+from bentoml_secure.receipts.verify import Verdict
+from examples.diagnosis.train import Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request that was answered, and whose receipt the client accepted.
+
+    Attributes:
+        malignant: float32, as served.
+        verdict: On the receipt.
+        answer_seconds: Until the answer had come.
+        verified_seconds: Until its receipt had been fetched and judged as well; where
+            a vote was late, the wait for it included.
+        bundle: File of the receipt's bundle; beside it are its other files.
+    """
+
+    malignant: np.float32
+    verdict: Verdict
+    answer_seconds: float
+    verified_seconds: float
+    bundle: Path
+
+    def dissenters(self) -> set[str]:
+        """Return the replicas that answered otherwise, late votes included."""
+        return {entry["replica"] for entry in self.verdict.claims["dissenters"]}
+
+    def absent(self) -> set[str]:
+        """Return the replicas that gave no answer."""
+        return {entry["replica"] for entry in self.verdict.claims["absent"]}
+
+
+def ask_all(
+    url: str,
+    trust: Path,
+    features: Floats,
+    folder: Path,
+    *,
+    before: Callable[[int], None],
+) -> tuple[Asked, ...]:
+    """Ask about one sample after the other.
+
+    Args:
+        url: Of the entry.
+        trust: The caller's trust file.
+        features: float32[samples, 30].
+        folder: Gets the files.
+        before: Called with the number of each request, from 0.
+
+    Raises:
+        SecureError: A refusal, or a receipt that does not hold.
+    """
+    folder.mkdir(parents=True)
+    asked = []
+    with SecureClient(url, trust) as client:
+        for number, sample in enumerate(features):
+            before(number)
+            started = time.perf_counter()
+            answer = client.call("diagnose", {"features": [sample.tolist()]})
+            if answer.is_provisional:
+                answer = client.confirm(answer)
+            seconds = time.perf_counter() - started
+            asked.append(_kept(answer, seconds, folder / f"{number:03}"))
+    return tuple(asked)
+
+
+def _kept(answer: Answer, seconds: float, stem: Path) -> Asked:
+    bundle = stem.with_suffix(".bundle.json")
+    bundle.write_text(json.dumps(answer.bundle.to_json()))
+    stem.with_suffix(".request").write_bytes(answer.question.body)
+    stem.with_suffix(".response").write_bytes(answer.body)
+    stem.with_suffix(".salt").write_text(answer.root_salt.hex())
+    waited = answer.answered_at - answer.question.asked_at
+    return Asked(
+        malignant=np.float32(answer.value["malignant"][0]),
+        verdict=answer.verdict,
+        answer_seconds=waited.total_seconds(),
+        verified_seconds=seconds,
+        bundle=bundle,
+    )
+
+
+def percentile_ms(seconds: Sequence[float], percent: float) -> float:
+    """Return a percentile of durations, in milliseconds."""
+    return float(np.percentile(seconds, percent)) * 1000

@@ -1,0 +1,192 @@
+"""What the demo found: figures of each run, checks, a table for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
+
+from examples.diagnosis.asking import Asked, percentile_ms
+
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verifications:
+    """What the service counted, from its ``/metrics``: results of verifications."""
+
+    passed: int
+    all: int
+
+    @classmethod
+    def parse(cls, text: str) -> Verifications:
+        """Read ``bentoml_secure_verifications_total``."""
+        results: Counter[str] = Counter()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "bentoml_secure_verifications_total":
+                    results[sample.labels["result"]] += int(sample.value)
+        return cls(passed=results["pass"], all=results.total())
+
+    def __str__(self) -> str:
+        rate = self.passed / self.all if self.all else 0.0
+        return f"{self.passed}/{self.all} ({rate:.2%})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The test set, sent once.
+
+    Attributes:
+        title: Of its column.
+        asked: One per sample, in the order of the test set.
+        expected: float32[samples], the whole model's.
+        labels: float32[samples], 1 = malignant.
+        reverified: Receipts that also held when judged from their files.
+        verifications: What the service counted.
+    """
+
+    title: str
+    asked: Sequence[Asked]
+    expected: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    reverified: int
+    verifications: Verifications
+
+    @property
+    def equal(self) -> int:
+        """How many answers have the very bits of the whole model's."""
+        return sum(
+            asked.malignant.tobytes() == wanted.tobytes()
+            for asked, wanted in zip(self.asked, self.expected, strict=True)
+        )
+
+    def named(self, of: Callable[[Asked], set[str]]) -> Counter[str]:
+        """Count in how many receipts each replica is named."""
+        return Counter(name for asked in self.asked for name in of(asked))
+
+    def cells(self) -> list[tuple[str, str]]:
+        """Return the rows of the run's column: what, and the figure."""
+        count = len(self.asked)
+        served = np.array([asked.malignant for asked in self.asked])
+        accuracy = np.mean((served >= 0.5) == (self.labels >= 0.5))
+        answers = [asked.answer_seconds for asked in self.asked]
+        verified = [asked.verified_seconds for asked in self.asked]
+        return [
+            ("requests answered", f"{count}"),
+            ("accuracy on unseen samples", f"{accuracy:.1%}"),
+            ("equal to the whole model, bit for bit", f"{self.equal}/{count}"),
+            ("answer in, median / p95", _milliseconds(answers)),
+            ("answer verified in, median / p95", _milliseconds(verified)),
+            ("answered otherwise", listed(self.named(Asked.dissenters))),
+            ("gave no answer", listed(self.named(Asked.absent))),
+            ("receipts verified by the client", f"{count}/{count}"),
+            ("receipts verified again, offline", f"{self.reverified}/{count}"),
+            ("verification rate of the service", str(self.verifications)),
+        ]
+
+
+def _milliseconds(seconds: Sequence[float]) -> str:
+    return f"{percentile_ms(seconds, 50):.0f} / {percentile_ms(seconds, 95):.0f} ms"
+
+
+def listed(named: Counter[str]) -> str:
+    """Return names with their counts, or "nobody"."""
+    shown = (
+        f"{name.removeprefix('Diagnosis')} x{n}" for name, n in sorted(named.items())
+    )
+    return ", ".join(shown) or "nobody"
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Return the figures of runs side by side, in a box of plain characters."""
+    columns = [run.cells() for run in runs]
+    rows = [["", *(run.title for run in runs)]]
+    for cells in zip(*columns, strict=True):
+        rows.append([cells[0][0], *(figure for _, figure in cells)])
+    return boxed(rows)
+
+
+def boxed(rows: Rows) -> str:
+    """Return rows in a box, the first of them as the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = "+".join(["", *("-" * (width + 2) for width in widths), ""])
+    lines = [
+        "|".join(
+            [
+                "",
+                *(f" {cell:<{n}} " for cell, n in zip(row, widths, strict=True)),
+                "",
+            ]
+        )
+        for row in rows
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that the demo promises."""
+
+    promise: str
+    holds: bool
+    found: str
+
+    def __str__(self) -> str:
+        verdict = "ok    " if self.holds else "FAILED"
+        return f"  {verdict}  {self.promise}: {self.found}"
+
+
+def check_runs(
+    honest: Run, hurt: Run, *, liar: str, killed: str, altered_rejected: bool
+) -> Iterable[Check]:
+    """Return everything that must hold after both runs.
+
+    Args:
+        honest: With every replica up and honest.
+        hurt: With ``liar`` lying throughout and ``killed`` killed on the way.
+        liar: Name of a replica.
+        killed: Name of a replica.
+        altered_rejected: Whether an altered receipt was rejected.
+    """
+    for run in (honest, hurt):
+        count = len(run.asked)
+        yield Check(
+            promise=f"{run.title}: answers are the whole model's, bit for bit",
+            holds=run.equal == count,
+            found=f"{run.equal}/{count}",
+        )
+        yield Check(
+            promise=f"{run.title}: every receipt holds offline",
+            holds=run.reverified == count,
+            found=f"{run.reverified}/{count}",
+        )
+    accused = honest.named(Asked.dissenters)
+    yield Check(
+        promise=f"{honest.title}: nobody is accused",
+        holds=not accused,
+        found=listed(accused),
+    )
+    accused = hurt.named(Asked.dissenters)
+    yield Check(
+        # Every receipt says so, unless its answer came later than the grace.
+        promise=f"{hurt.title}: the liar is named, and nobody else",
+        holds=accused.keys() == {liar}
+        and all(liar in a.dissenters() | a.absent() for a in hurt.asked),
+        found=listed(accused),
+    )
+    missed = hurt.named(Asked.absent)
+    yield Check(
+        promise=f"{hurt.title}: the killed replica was missed",
+        holds=missed[killed] > 0,
+        found=listed(missed),
+    )
+    yield Check(
+        promise="a receipt with one digit changed is rejected",
+        holds=altered_rejected,
+        found="rejected" if altered_rejected else "ACCEPTED",
+    )
