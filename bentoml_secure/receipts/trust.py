@@ -23,7 +23,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.reference_values import (
@@ -35,12 +34,12 @@ from bentoml_secure.attestation.reference_values import (
 from bentoml_secure.consensus.tally import MAX_COMMITTEE
 from bentoml_secure.digest import JSON, Digest
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.receipts.toml import write_toml
 
 VERSION = 1
 MAX_TRUST_BYTES = 1 << 20
 
 _DIGEST = re.compile(rf"{JSON}:[0-9a-f]{{64}}")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LISTS = ("plan_digests", "config_digests", "package_digests")
 _KEYS = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
@@ -188,50 +187,6 @@ def write_trust(
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }
-    written = "\n".join(_toml_table(document, ())) + "\n"
+    written = write_toml(document)
     parse_trust(written.encode())
     return written
-
-
-def _toml_table(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    """Return the lines of a table: its values first, then its tables."""
-    lines = [f"[{'.'.join(map(_toml_key, path))}]"] if path else []
-    for name, value in table.items():
-        if not isinstance(value, Mapping):
-            lines.append(f"{_toml_key(name)} = {_toml_value(value)}")
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            lines += ["", *_toml_table(value, (*path, name))]
-    return lines
-
-
-def _toml_key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else _toml_value(name)
-
-
-def _toml_value(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case str():
-            return _toml_string(value)
-        case list() | tuple():
-            return f"[{', '.join(map(_toml_value, value))}]"
-        case Mapping():
-            pairs = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()]
-            return f"{{ {', '.join(pairs)} }}"
-        case _:
-            raise ConfigurationError(
-                f"trust file: TOML has no form for {type(value).__name__}."
-            )
-
-
-def _toml_string(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return (
-        '"'
-        + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped)
-        + '"'
-    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tomllib
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bentoml_secure.digest import canonical_json
-from bentoml_secure.errors import SecureError
+from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.bundle import parse_bundle
 from bentoml_secure.receipts.receipt import Receipt
+from bentoml_secure.receipts.toml import write_toml
 from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.receipts.verify import State, verify_bundle
 from bentoml_secure.testing.deployment import Deployment, build_deployment
@@ -176,3 +178,30 @@ def test_one_odd_replica_never_spoils_a_receipt(options: dict[str, Any]) -> None
 def test_bytes_that_are_no_trust_file(data: bytes) -> None:
     with pytest.raises(SecureError, match="trust file"):
         parse_trust(data)
+
+
+TOML = st.recursive(
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), TOML))
+def test_toml_that_is_written_is_read(document: dict[str, Any]) -> None:
+    assert tomllib.loads(write_toml(document)) == document
+
+
+def test_toml_has_no_null() -> None:
+    with pytest.raises(ConfigurationError, match="no form for NoneType"):
+        write_toml({"nothing": None})

@@ -303,3 +303,16 @@ def test_processes_share_a_file(path: Path) -> None:
     (count,) = other.execute("SELECT COUNT(*) FROM receipts").fetchone()
     other.close()
     assert count == 40
+
+
+def test_a_long_life(
+    store: SqliteReceiptStore, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store remembers of its own file is bounded, and only a hint."""
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
+    drafts = [build_draft(deployment, label=f"day {n}") for n in range(3)]
+    for draft in drafts:
+        store.put(draft.receipt, draft.bundle())
+    for draft in drafts:
+        found = store.bundle(draft.receipt.receipt_id)
+        assert contents(found) == contents(draft.bundle())
