@@ -111,11 +111,11 @@ def figures(runs: dict[str, list[dict[str, Any]]], sizes: list[str]) -> dict[str
             out[f"rps_{variant}_{CONCURRENT}_{size}"] = median(variant, many, "rps")
         native = min(out[f"hop_ms_{v}_{size}"] for v in NATIVE)
         native_rps = max(out[f"rps_{v}_{CONCURRENT}_{size}"] for v in NATIVE)
-        out[f"p50_ratio_{size}"] = out[f"hop_ms_secure_1_{size}"] / native
-        out[f"p50_ratio_3_{size}"] = out[f"hop_ms_secure_3_{size}"] / native
-        out[f"rps_ratio_{CONCURRENT}_{size}"] = (
-            out[f"rps_secure_1_{CONCURRENT}_{size}"] / native_rps
-        )
+        for replicas, suffix in ((1, ""), (3, "_3")):
+            hop = out[f"hop_ms_secure_{replicas}_{size}"]
+            rps = out[f"rps_secure_{replicas}_{CONCURRENT}_{size}"]
+            out[f"p50_ratio{suffix}_{size}"] = hop / native
+            out[f"rps_ratio{suffix}_{CONCURRENT}_{size}"] = rps / native_rps
     if "64KiB" in sizes:
         out[f"rps_ratio_{CONCURRENT}"] = out[f"rps_ratio_{CONCURRENT}_64KiB"]
     out["errors"] = {
@@ -131,17 +131,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the default; kept plain")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument(
-        "--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS
-    )
     parser.add_argument("--no-soak", action="store_true")
     options = parser.parse_args()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.variants}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="hop-") as name:
         folder = Path(name)
         prepare(folder)
         for repetition in range(options.repetitions):
-            for variant in options.variants:
+            for variant in VARIANTS:
                 print(f"repetition {repetition + 1}: {variant}", file=sys.stderr)
                 runs[variant].append(run_variant(variant, folder, options.sizes))
         found = figures(runs, options.sizes)
