@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,15 @@ from bentoml_secure.tensors import DTYPES, Array, TensorSpec
 
 Sample = dict[str, Array]
 
+_NOT_AN_ARCHIVE = (
+    ValueError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _SEED = 0
 _ROUNDS = 2
 _BATCH = (2, 3)
@@ -65,11 +76,11 @@ def read_samples(path: Path) -> Sample:
         MalformedInputError: Not an .npz of plain arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             sample = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, AttributeError, TypeError, KeyError, EOFError) as error:
+    except _NOT_AN_ARCHIVE as error:
         raise MalformedInputError(f"{path}: is not an .npz of arrays") from error
     for name, array in sample.items():
         if array.dtype.name not in DTYPES:

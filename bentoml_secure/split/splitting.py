@@ -288,10 +288,14 @@ def _chosen(
     costs = Costs(model.source.model, model.types, sizes, model.seen)
     places, work = cut.candidates(model.analysis, model.specs, costs)
     barred: set[int] = set()
+    failures: list[SecureError] = []
     for attempt in range(_MOST_ATTEMPTS):
-        steps = cut.choose(places, work, segments, barred)
+        try:
+            steps = cut.choose(places, work, segments, barred)
+        except ConfigurationError as error:
+            raise (_with_reason(error, failures[-1]) if failures else error) from error
         tell(f"comparing with the whole, choice {attempt + 1}")
-        culprit = None if model.is_random else _culprit(trial, steps)
+        culprit = None if model.is_random else _culprit(trial, steps, failures)
         if culprit is None:
             return steps
         barred.add(culprit)
@@ -302,21 +306,32 @@ def _chosen(
     )
 
 
-def _culprit(trial: Trial, steps: tuple[int, ...]) -> int | None:
+def _with_reason(error: SecureError, failure: SecureError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{error.args[0]} A part did not run by itself: {failure}", remedy=error.remedy
+    )
+
+
+def _culprit(
+    trial: Trial, steps: tuple[int, ...], failures: list[SecureError]
+) -> int | None:
     """Return the first cut that makes the parts differ from the whole."""
-    if not steps or _is_equal(trial, steps):
+    if not steps or _is_equal(trial, steps, failures):
         return None
     for number in range(1, len(steps)):
-        if not _is_equal(trial, steps[:number]):
+        if not _is_equal(trial, steps[:number], failures):
             return steps[number - 1]
     return steps[-1]
 
 
-def _is_equal(trial: Trial, steps: tuple[int, ...]) -> bool:
+def _is_equal(
+    trial: Trial, steps: tuple[int, ...], failures: list[SecureError]
+) -> bool:
     try:
         return trial.distance(steps) == 0.0
-    except (ConfigurationError, MalformedInputError):
+    except (ConfigurationError, MalformedInputError) as error:
         # A part that does not load or run on its own: cut elsewhere.
+        failures.append(error)
         return False
 
 

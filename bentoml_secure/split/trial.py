@@ -19,11 +19,12 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, ValueInfoProto
 
-from bentoml_secure.digest import Digest
+from bentoml_secure.digest import Digest, is_finite_number
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.split.extract import Extractor
 from bentoml_secure.split.graph import Analysis
 from bentoml_secure.split.plan import (
+    MAX_NAME_CHARACTERS,
     PLAN_FILE,
     Plan,
     Runtime,
@@ -56,6 +57,17 @@ class Settings:
     runtime: Runtime
     tolerance: float
     inline_bytes: int
+
+    def __post_init__(self) -> None:
+        if not is_finite_number(self.tolerance) or self.tolerance < 0:
+            raise ConfigurationError(
+                f"tolerance: got {self.tolerance!r:.40}, want a number >= 0"
+            )
+        if not 0 < len(self.name) <= MAX_NAME_CHARACTERS:
+            raise ConfigurationError(
+                f"name: got {len(self.name)} characters, "
+                f"want 1 to {MAX_NAME_CHARACTERS}"
+            )
 
 
 def distance(left: Array, right: Array) -> float:
