@@ -12,6 +12,7 @@ from datetime import datetime
 
 import pytest
 
+from bentoml_secure.consensus.quorum import Vote, decide
 from bentoml_secure.consensus.tally import Member
 from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import ReceiptError
@@ -140,6 +141,12 @@ def other_outputs(draft: Draft) -> Bundle:
     return restate(draft, 0, "Diagnosis_0_1", outputs={"z": said["t1"]}).bundle()
 
 
+def other_inputs(draft: Draft) -> Bundle:
+    """A replica says that it was given a tensor more."""
+    said = statement(draft, 0, "Diagnosis_0_1").inputs
+    return restate(draft, 0, "Diagnosis_0_1", inputs={**said, "z": said["x"]}).bundle()
+
+
 def other_plan(draft: Draft) -> Bundle:
     return restate(
         draft, 0, "Diagnosis_0_1", plan_digest=digest_json("another")
@@ -170,6 +177,38 @@ def edit_clique(draft: Draft) -> Bundle:
 
 def lower_quorum(draft: Draft) -> Bundle:
     return with_tally(draft, 0, quorum=1).bundle()
+
+
+def other_quorum(draft: Draft) -> Bundle:
+    """All three agree, so three is consistent; it is not what the scenario says."""
+    return with_tally(draft, 0, quorum=3).bundle()
+
+
+def nothing_agreed(draft: Draft) -> Bundle:
+    """A consistent tally that accepts nothing: a liar has most of the weight."""
+    liar = build_draft(draft.deployment, behaviours={(0, 0, 2): Behaviour.LIAR})
+    tally = liar.receipt.infers[0].segments[0].tally
+    weights = (1.0, 1.0, 5.0)
+    committee = [
+        replace(member, weight=weight)
+        for member, weight in zip(tally.committee, weights, strict=True)
+    ]
+    votes = [
+        Vote(replica=name, commitments=tuple(sorted(said.outputs.items())))
+        for name in ("Diagnosis_0_0", "Diagnosis_0_1", "Diagnosis_0_2")
+        for said in [statement(liar, 0, name)]
+    ]
+    refused = decide(
+        committee,
+        votes,
+        [],
+        quorum=2,
+        tolerance=tally.tolerance,
+        distances=lambda *_: 1.0,
+    )
+    assert not refused.accepted
+    record = liar.receipt.infers[0].segments[0]
+    return with_segment(liar, 0, replace(record, tally=refused)).bundle()
 
 
 def raise_tolerance(draft: Draft) -> Bundle:
@@ -221,6 +260,12 @@ def runner_of_another_segment(draft: Draft) -> Bundle:
     return build_draft(strangers).bundle()
 
 
+def entry_in_the_committee(draft: Draft) -> Bundle:
+    first, second = draft.deployment.runners
+    row = (*first[:2], draft.deployment.entry)
+    return build_draft(runners_of(draft, row, second)).bundle()
+
+
 ATTACKS: list[tuple[Attack, str]] = [
     (drop_segment, "infer 0 segments"),
     (double_segment, "infer 0 segments"),
@@ -246,12 +291,15 @@ ATTACKS: list[tuple[Attack, str]] = [
     (drop_statement, "infer 0 segment 0 tally groups"),
     (exchange_twice, "infer 0 segment 1 statement Diagnosis_1_1 exchange_id"),
     (other_outputs, "infer 0 segment 0 statement Diagnosis_0_1 outputs"),
+    (other_inputs, "infer 0 segment 0 statement Diagnosis_0_1 inputs"),
     (other_plan, "infer 0 segment 0 statement Diagnosis_0_1 plan_digest"),
     (other_segment, "infer 0 segment 0 statement Diagnosis_0_1 segment"),
     (other_document, "infer 0 segment 0 statement Diagnosis_0_1 key_document"),
     (edit_medoid, "infer 0 segment 0 tally medoid"),
     (edit_clique, "infer 0 segment 0 tally clique"),
     (lower_quorum, "infer 0 segment 0 tally quorum"),
+    (other_quorum, "infer 0 segment 0 tally quorum"),
+    (nothing_agreed, "infer 0 segment 0 tally accepted"),
     (raise_tolerance, "infer 0 segment 0 tally tolerance"),
     (not_accepted, "infer 0 segment 0 tally accepted"),
     (not_accepted, "infer 0 segment 0 medoid"),
@@ -259,6 +307,7 @@ ATTACKS: list[tuple[Attack, str]] = [
     (merge_groups, "infer 0 segment 0 tally groups"),
     (shrink_committee, "infer 0 segment 0 committee size"),
     (seat_twice, "infer 0 segment 0 tally committee"),
+    (entry_in_the_committee, "party Diagnosis role"),
     (runner_of_another_segment, "party Diagnosis_0_0 segment"),
 ]
 

@@ -236,6 +236,10 @@ ATTACKS: list[tuple[Attack, str]] = [
     (without_document_of("Diagnosis"), "party Diagnosis key_document"),
     (without_document_of("Diagnosis"), "receipt signature"),
     (without_document_of("Diagnosis_1_0"), "party Diagnosis_1_0 key_document"),
+    (
+        without_document_of("Diagnosis_1_0"),
+        "infer 0 segment 1 statement Diagnosis_1_0",
+    ),
     (without_entry, "parties entry"),
     (without_voter, "infer 0 segment 0 replica Diagnosis_0_2"),
     (uninvited_party, "parties"),
