@@ -11,6 +11,7 @@ Source: RFC 9112.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ CONNECT_SECONDS = 5.0
 _SCRATCH_BYTES = 256 * 1024
 
 Feed = Callable[[memoryview], None]
+
+# Exactly three: int() of thousands of digits raises.
+_STATUS = re.compile(rb"[1-5][0-9]{2}")
 
 
 class ConnectionLostError(UnavailableError):
@@ -57,7 +61,7 @@ def parse_head(data: bytes) -> tuple[Head, bool]:
     """
     lines = data[:-4].split(b"\r\n")
     status = lines[0].split(b" ", 2)
-    if len(status) < 2 or status[0] != b"HTTP/1.1" or not status[1].isdigit():
+    if len(status) < 2 or status[0] != b"HTTP/1.1" or not _STATUS.fullmatch(status[1]):
         raise MalformedInputError(f"answer: got {lines[0]!r:.60}, want HTTP/1.1")
     headers: dict[bytes, bytes] = {}
     for line in lines[1:]:

@@ -14,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
@@ -45,6 +45,7 @@ logger = logging.getLogger("bentoml_secure")
 
 ATTEST_SECONDS = 5.0
 RETRY_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
 
 
@@ -112,12 +113,13 @@ class Peer:
         self._attested: Attested | None = None
         self._reason = "not attested yet"
         self._renewing: asyncio.Task[None] | None = None
+        self._given_up = asyncio.Event()
 
     def require(self, max_age_seconds: float) -> Attested:
         """Return accepted evidence no older than a scenario allows.
 
         Raises:
-            UnavailableError: There is none; renewal is under way.
+            UnavailableError: There is none; ``keep_attested`` goes on asking.
         """
         attested = self._attested
         if attested is None:
@@ -172,6 +174,7 @@ class Peer:
             kind = self._attested.result.kind
             metrics.set_attested(str(self.index), self.name, kind, False)
         self._attested = None
+        self._given_up.set()
 
     def _verify(self, answer: object, nonce: bytes, drawn_at: datetime) -> Attested:
         document, record = parse_attestation(answer)
@@ -217,14 +220,20 @@ class Peer:
 
     async def keep_attested(self) -> None:
         """Attest, and again before the evidence is too old, until cancelled."""
+        # Half of the age: what is in use must not age out while it is asked for anew.
+        pause = min(self._policy.max_age_seconds / 2, _LONGEST_PAUSE_SECONDS)
         while True:
-            pause = self._policy.max_age_seconds / 2
             try:
                 await self.attest()
             except SecureError as error:
                 logger.warning("%s: attestation failed: %s", self.name, error)
-                pause = RETRY_SECONDS
-            await asyncio.sleep(min(pause, timedelta(hours=1).total_seconds()))
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            # A replica that is given up meanwhile may be itself again at any time.
+            self._given_up.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._given_up.wait()
 
     async def is_ready(self, max_age_seconds: float) -> bool:
         """Tell within a second whether it is attested and answers at all."""
