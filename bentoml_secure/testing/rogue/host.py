@@ -17,7 +17,7 @@ from typing import Any
 
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.errors import ConfigurationError
-from bentoml_secure.serving.asgi import Receive, Scope, Send, send_json
+from bentoml_secure.serving.asgi import Receive, Scope, Send
 from bentoml_secure.serving.identity import utc_now
 from bentoml_secure.serving.runner_app import PREFIX, RunnerDoor
 from bentoml_secure.split.runtime import load_segment
@@ -39,7 +39,12 @@ ATTEST = (HONEST, *ATTESTATIONS)
 
 async def _healthy(scope: Scope, receive: Receive, send: Send) -> None:
     """Stand in for what BentoML answers behind the door: its health paths."""
-    await send_json(send, 200, {})
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"0"),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class Host:

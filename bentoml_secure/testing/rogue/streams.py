@@ -7,6 +7,7 @@ ends.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import os
 import pickle
@@ -180,8 +181,13 @@ async def _gzipped(turn: Turn) -> AsyncIterator[bytes]:
     yield _head(200, _type(), encoding, _length(len(packed))) + packed
 
 
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(1 << 27), compresslevel=1)
+
+
 async def _gzip_bomb(turn: Turn) -> AsyncIterator[bytes]:
-    packed = gzip.compress(bytes(1 << 28), compresslevel=1)
+    packed = _bomb()
     encoding = (b"content-encoding", b"gzip")
     yield _head(200, _type(), encoding, _length(len(packed))) + packed
 
@@ -200,6 +206,16 @@ async def _typed_with_parameter(turn: Turn) -> AsyncIterator[bytes]:
     body = turn.body()
     typed = _type(f"{RESPONSE_TYPE}; charset=utf-8".encode())
     yield _head(200, typed, _length(len(body))) + body
+
+
+async def _status_of_thousands_of_digits(turn: Turn) -> AsyncIterator[bytes]:
+    body = turn.body()
+    head = answer_reply(body).encode().replace(b" 200 ", b" %s " % (b"2" * 5000), 1)
+    yield head
+
+
+async def _old_http(turn: Turn) -> AsyncIterator[bytes]:
+    yield answer_reply(turn.body()).encode().replace(b"HTTP/1.1", b"HTTP/1.0", 1)
 
 
 async def _hangs(turn: Turn) -> AsyncIterator[bytes]:
@@ -241,6 +257,8 @@ STREAMS: Mapping[str, Stream] = {
     "html": _html,
     "two-content-types": _two_content_types,
     "typed-with-parameter": _typed_with_parameter,
+    "status-of-thousands-of-digits": _status_of_thousands_of_digits,
+    "old-http": _old_http,
     "hangs": _hangs,
     "no-http": _no_http,
 }
