@@ -295,10 +295,10 @@ def _chosen(
         except ConfigurationError as error:
             raise (_with_reason(error, failures[-1]) if failures else error) from error
         tell(f"comparing with the whole, choice {attempt + 1}")
-        culprit = None if model.is_random else _culprit(trial, steps, failures)
-        if culprit is None:
+        found = set() if model.is_random else _culprits(trial, steps, failures)
+        if not found:
             return steps
-        barred.add(culprit)
+        barred |= found
     raise ConfigurationError(
         f"segments: {_MOST_ATTEMPTS} choices of {segments - 1} cuts were tried, and "
         "each changes what the model computes.",
@@ -312,16 +312,23 @@ def _with_reason(error: SecureError, failure: SecureError) -> ConfigurationError
     )
 
 
-def _culprit(
+def _culprits(
     trial: Trial, steps: tuple[int, ...], failures: list[SecureError]
-) -> int | None:
-    """Return the first cut that makes the parts differ from the whole."""
+) -> set[int]:
+    """Return the cuts that make the parts differ from the whole; none if they do not.
+
+    Each is tried alone, which says most in one go. Where only several together make
+    the difference, it is the first that makes it beside those before it.
+    """
     if not steps or _is_equal(trial, steps, failures):
-        return None
-    for number in range(1, len(steps)):
+        return set()
+    alone = {step for step in steps if not _is_equal(trial, (step,), failures)}
+    if alone:
+        return alone
+    for number in range(2, len(steps)):
         if not _is_equal(trial, steps[:number], failures):
-            return steps[number - 1]
-    return steps[-1]
+            return {steps[number - 1]}
+    return {steps[-1]}
 
 
 def _is_equal(
