@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import digest_bytes, digest_json
 from bentoml_secure.errors import ReceiptError
 from bentoml_secure.receipts.bundle import Bundle
@@ -54,6 +56,30 @@ def one_key_two_names(draft: Draft) -> Bundle:
         document=replace(first[1].document, ed25519=first[0].document.ed25519),
     )
     return build_draft(runners_of(draft, (first[0], twin, first[2]), second)).bundle()
+
+
+def with_document(draft: Draft, **changes: Any) -> Draft:
+    """A replica whose real, attested document says something else."""
+    first, second = draft.deployment.runners
+    odd = replace(first[1], document=replace(first[1].document, **changes))
+    return build_draft(runners_of(draft, (first[0], odd, first[2]), second))
+
+
+def prover_as_runner(draft: Draft) -> Bundle:
+    odd = with_document(draft, role=Role.PROVER)
+    return with_party(odd, "Diagnosis_0_1", role="runner").bundle()
+
+
+def runner_of_another_plan(draft: Draft) -> Bundle:
+    return with_document(draft, plan=digest_json("another")).bundle()
+
+
+def runner_of_another_deployment(draft: Draft) -> Bundle:
+    return with_document(draft, config_digest=digest_json("another")).bundle()
+
+
+def runner_of_another_release(draft: Draft) -> Bundle:
+    return with_document(draft, package=digest_json("another")).bundle()
 
 
 def one_document_two_names(draft: Draft) -> Bundle:
@@ -226,6 +252,10 @@ def evidence_twice(draft: Draft) -> Bundle:
 
 
 ATTACKS: list[tuple[Attack, str]] = [
+    (prover_as_runner, "party Diagnosis_0_1 role"),
+    (runner_of_another_plan, "party Diagnosis_0_1 plan"),
+    (runner_of_another_deployment, "party Diagnosis_0_1 config_digest"),
+    (runner_of_another_release, "party Diagnosis_0_1 package"),
     (one_key_two_names, "party Diagnosis_0_1 ed25519"),
     (one_document_two_names, "party Diagnosis_0_1 key_document"),
     (one_document_two_names, "party Diagnosis_0_1 service"),
