@@ -27,11 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import psutil
 from numpy.typing import NDArray
 
 from bentoml_secure.cli import main as command_line
-from bentoml_secure.errors import ReceiptError
+from bentoml_secure.errors import ReceiptError, SecureError
 from bentoml_secure.receipts.bundle import Bundle, parse_bundle
 from bentoml_secure.receipts.opening import Opening
 from bentoml_secure.receipts.trust import Trust, parse_trust
@@ -60,7 +59,11 @@ def main() -> int:
     say(f"training on {len(data.train_features)} samples, exporting to {MODEL} ...")
     export(train(data), MODEL)
     set_up()
-    code = ask_twice(data)
+    try:
+        code = ask_twice(data)
+    except (SecureError, RuntimeError) as error:
+        say(f"FAILED  {error}")
+        code = 1
     say(f"\n{time.monotonic() - started:.0f} s in all")
     return code
 
@@ -202,8 +205,9 @@ class Killer:
     victim: str
     before: int
     watch: Callable[[], float] = time.monotonic
-    _killed_at: float | None = field(default=None, init=False)
-    _gone_seconds: float | None = field(default=None, init=False)
+    _killed_pid: int | None = field(default=None, init=False)
+    _killed_at: float = field(default=0.0, init=False)
+    _gone_seconds: float = field(default=0.0, init=False)
     _back_before: int | None = field(default=None, init=False)
 
     def act(self, served: Served, number: int) -> None:
@@ -211,16 +215,13 @@ class Killer:
         if number < self.before or self._back_before is not None:
             return
         process = served.worker(self.victim)
-        if self._killed_at is None:
+        if self._killed_pid is None:
             if process is None:
                 raise RuntimeError(f"{self.victim} does not run")
             process.send_signal(signal.SIGKILL)
-            _, alive = psutil.wait_procs([process], timeout=5)
-            if alive:
-                raise RuntimeError(f"{self.victim} outlived SIGKILL")
-            self._killed_at = self.watch()
+            self._killed_pid, self._killed_at = process.pid, self.watch()
             say(f"killed {self.victim}, process {process.pid}")
-        elif process is not None:
+        elif process is not None and process.pid != self._killed_pid:
             self._gone_seconds = self.watch() - self._killed_at
             self._back_before = number
 

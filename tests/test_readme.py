@@ -1,0 +1,144 @@
+"""The README does what it says: its files and commands are run as they stand there.
+
+A fenced block with a second word, such as ``python service.py``, is a file of that
+name; ``console NAME`` are commands. Links between documents lead somewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import REPOSITORY, Project, Served, free_port, running
+
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
+
+_BLOCK = re.compile(r"^```(\w+) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_PORT = 3000
+
+
+def blocks(text: str) -> dict[str, tuple[str, str]]:
+    """Return (language, content) of each named block."""
+    return {name: (language, body) for language, name, body in _BLOCK.findall(text)}
+
+
+BLOCKS = blocks((REPOSITORY / "README.md").read_text())
+
+
+class QuickStart:
+    """The README's files in a folder, and its commands run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{free_port()}"
+        for name, (language, body) in BLOCKS.items():
+            if language != "console":
+                path = folder / name
+                path.write_text(body.replace(f"http://127.0.0.1:{_PORT}", self.url))
+
+    def run(self, script: str) -> str:
+        """Run lines of shell as a reader would, up to the first that fails."""
+        scripts = Path(sys.executable).parent
+        done = subprocess.run(
+            ["bash", "-ec", script],
+            cwd=self.folder,
+            env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def python(self, name: str) -> str:
+        return self.run(f"{sys.executable} {name}")
+
+    def commands(self, name: str) -> list[str]:
+        return BLOCKS[name][1].splitlines()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> QuickStart:
+    start = QuickStart(tmp_path_factory.mktemp("readme"))
+    start.python("make_plan.py")
+    return start
+
+
+@pytest.fixture(scope="module")
+def served(start: QuickStart) -> Iterator[Served]:
+    make_root, export, serve = start.commands("serve")
+    start.run(make_root)
+    assert export == "export BENTOML_SECURE_DEV_ROOT=$PWD/dev-root"
+    folder = start.folder
+    project = Project(
+        folder=folder,
+        model=folder / "unused",
+        plan=folder / "models/flowers",
+        dev_root=folder / "dev-root",
+    )
+    command = [sys.executable, "-m", *serve.split(), "--host", "127.0.0.1"]
+    command += ["--port", start.url.rsplit(":", 1)[1]]
+    with running(command, project, url=start.url, home=folder / "home") as served:
+        yield served
+
+
+def test_quick_start(start: QuickStart, served: Served) -> None:
+    (trust,) = start.commands("trust")
+    start.run(trust)
+    said = start.python("client.py")
+    assert re.fullmatch(r"\[\[(-?[\d.]+(, )?){3}\]\] accepted \[\]\n", said)
+    verified = start.run("\n".join(start.commands("verify")))
+    assert verified.count("ACCEPTED") == 2
+    assert verified.count("SIMULATED - NOT HARDWARE") == 2
+
+
+def test_quick_start_with_an_onnx_file(start: QuickStart) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    (command,) = re.findall(r"`(bentoml-secure split [^`]+)`", text)
+    make = (
+        "import torch\n"
+        "torch.onnx.export(torch.nn.Sequential(torch.nn.Linear(4, 8),\n"
+        "    torch.nn.ReLU(), torch.nn.Linear(8, 3)), (torch.zeros(2, 4),),\n"
+        "    'flowers.onnx', dynamo=True, verbose=False)\n"
+    )
+    (start.folder / "make_onnx.py").write_text(make)
+    start.python("make_onnx.py")
+    said = start.run(command.replace("models/flowers", "models/from-onnx"))
+    assert "2 segments in models/from-onnx" in said
+
+
+def test_every_file_that_the_quick_start_needs_is_there() -> None:
+    assert BLOCKS.keys() == {
+        "make_plan.py",
+        "scenarios.toml",
+        "service.py",
+        "serve",
+        "trust",
+        "client.py",
+        "verify",
+    }
+
+
+@pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY))
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [
+        target
+        for target in _LINK.findall(page.read_text())
+        if not target.startswith(("http://", "https://", "mailto:"))
+    ]
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_links_are_found() -> None:
+    text = "[a](b.md) [c](d/e.md#part) [f](#g) `[h](`"
+    assert _LINK.findall(text) == ["b.md", "d/e.md"]
