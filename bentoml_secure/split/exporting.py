@@ -81,7 +81,7 @@ def split_torch(
         ) from error
     with tempfile.TemporaryDirectory(prefix="bentoml-secure-") as work:
         path = Path(work) / "model.onnx"
-        program.save(path, external_data=True)
+        program.save(path)
         return split_onnx(
             path,
             out,

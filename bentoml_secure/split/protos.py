@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
+from google.protobuf.descriptor import (  # type: ignore[import-untyped]
+    FieldDescriptor,
+)
 from google.protobuf.message import (  # type: ignore[import-untyped]
     DecodeError,
+    Message,
 )
 from onnx import (
     AttributeProto,
@@ -33,7 +37,27 @@ def parse_model(data: bytes, *, what: str) -> ModelProto:
         raise MalformedInputError(f"{what}: is not ONNX: {error}") from error
     if not model.HasField("graph"):
         raise MalformedInputError(f"{what}: is not ONNX: it has no graph")
+    try:
+        _require_text(model)
+    except UnicodeDecodeError as error:
+        raise MalformedInputError(f"{what}: is not ONNX: {error}") from error
     return model
+
+
+def _require_text(message: Message) -> None:
+    """Refuse text that is not UTF-8: protobuf lets it pass, and gives bytes for it.
+
+    Raises:
+        UnicodeDecodeError: At the first such text.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
+                _require_text(inner)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            for text in (value,) if isinstance(value, str | bytes) else value:
+                if isinstance(text, bytes):
+                    text.decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -200,7 +200,10 @@ def open_segment(
         )
     try:
         session = onnxruntime.InferenceSession(
-            contents[segment.file], options, providers=list(PROVIDERS)
+            contents[segment.file],
+            options,
+            providers=list(PROVIDERS),
+            enable_fallback=0,
         )
     except RUN_ERRORS as error:
         raise MalformedInputError(
@@ -223,6 +226,9 @@ def session_options(
     options.intra_op_num_threads = 0 if threads is None else threads
     # Many segments share a machine: waiting threads must not burn its cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without it a few bytes make ONNX Runtime read a file as another format, and
+    # what was parsed here would not be what runs.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
 

@@ -110,15 +110,7 @@ def split_onnx(
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.name}-"
     ) as work:
-        trial = Trial(
-            model.source,
-            model.analysis,
-            model.specs,
-            settings,
-            model.samples,
-            model.expected,
-            _folders(Path(work)),
-        )
+        trial = _trial(model, settings, Path(work))
         if cuts is None:
             steps = _chosen(model, trial, segments or 1, tell)
         else:
@@ -187,7 +179,7 @@ def _runtime(version: str | None) -> Runtime:
     return asked
 
 
-def _folders(work: Path) -> Callable[[], Path]:
+def _trial(model: _Model, settings: Settings, work: Path) -> Trial:
     numbers = count()
 
     def new_folder() -> Path:
@@ -195,7 +187,15 @@ def _folders(work: Path) -> Callable[[], Path]:
         folder.mkdir()
         return folder
 
-    return new_folder
+    return Trial(
+        model.source,
+        model.analysis,
+        model.specs,
+        settings,
+        model.samples,
+        model.expected,
+        new_folder,
+    )
 
 
 def _require_countable(analysis: Analysis) -> None:

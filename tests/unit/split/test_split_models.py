@@ -57,8 +57,8 @@ def test_cuts_are_bit_equal_at_graph_level_none(name: str, tmp_path: Path) -> No
     path = models.exported(name)
     inputs = models.sample(name)
     want = whole(path, inputs, GraphLevel.NONE)
-    # A prime stride: with test_every_single_cut no position is left out.
-    for number, cut in enumerate(every_cut(path, 7 if name == "gpt" else 3)):
+    # Every one of them alone takes long; all at once are in a test below.
+    for number, cut in enumerate(every_cut(path, 17 if name == "gpt" else 3)):
         out = tmp_path / str(number)
         split_onnx(path, out, cuts=[cut], samples=inputs)
         assert chained(out, inputs, GraphLevel.NONE) == want, cut
