@@ -133,6 +133,7 @@ class EntryDoor:
             if context.failure is not None:
                 raise context.failure
             if held.status >= 400 or held.status == 0:
+                await context.abandon()
                 await held.release(send, {})
                 return
             if not context.infers:

@@ -124,11 +124,14 @@ class Peer:
         attested = self._attested
         if attested is None:
             raise UnavailableError(f"not attested: {self._reason}")
-        age = (self._clock() - attested.nonce_issued_at).total_seconds()
+        age = self._age(attested)
         if age > min(max_age_seconds, self._policy.max_age_seconds):
             self.renew()
             raise UnavailableError(f"evidence is {age:.0f} s old")
         return attested
+
+    def _age(self, attested: Attested) -> float:
+        return (self._clock() - attested.nonce_issued_at).total_seconds()
 
     def renew(self) -> None:
         """Start a new attestation, unless one is running."""
@@ -155,11 +158,10 @@ class Peer:
             with metrics.verification("attestation", str(self.index)):
                 self._attested = self._verify(answer, nonce, drawn_at)
         except TimeoutError as error:
-            self._reason = f"no evidence within {ATTEST_SECONDS:g} s"
+            self._hold_on(f"no evidence within {ATTEST_SECONDS:g} s")
             raise UnavailableError(f"{self.name}: {self._reason}") from error
         except UnavailableError as error:
-            # Not reachable now: what it proved earlier still holds for its age.
-            self._reason = str(error)
+            self._hold_on(str(error))
             raise
         except SecureError as error:
             self._give_up(str(error))
@@ -167,6 +169,13 @@ class Peer:
         metrics.set_attested(
             str(self.index), self.name, self._attested.result.kind, True
         )
+
+    def _hold_on(self, reason: str) -> None:
+        # Not reachable now: what it proved earlier still holds for its age.
+        self._reason = reason
+        held = self._attested
+        if held is not None and self._age(held) > self._policy.max_age_seconds:
+            self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         self._reason = reason

@@ -32,6 +32,7 @@ from bentoml_secure.serving.asgi import (
     receive_json,
     send_json,
 )
+from bentoml_secure.serving.budget import ByteBudget
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
 from bentoml_secure.serving.identity import Keys
 from bentoml_secure.serving.readers import RequestReader
@@ -50,7 +51,8 @@ class RunnerDoor:
     Args:
         app: What BentoML built; sees its own health paths only.
         core: Returns this process's runner, once it has started.
-        max_message_bytes: Cap on the body of an exchange.
+        max_message_bytes: Cap on the body of an exchange, and on the bodies of all
+            exchanges at once: who comes beyond that waits.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RunnerDoor:
         self._app = app
         self._core = core
         self._max_message_bytes = max_message_bytes
+        self._budget = ByteBudget(max_message_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's request, or hand a health check on."""
@@ -113,6 +116,12 @@ class RunnerDoor:
             raise MalformedInputError(f"content-type: want {REQUEST_TYPE}")
         core = self._core()
         length = content_length(headers, max_bytes=self._max_message_bytes)
+        async with self._budget.hold(length):
+            await self._exchange(core, length, receive, send)
+
+    async def _exchange(
+        self, core: RunnerCore, length: int, receive: Receive, send: Send
+    ) -> None:
         reader = RequestReader(length, core.admit)
         while True:
             message = await receive()
