@@ -40,7 +40,7 @@ demo: $(STAMP)
 	$(BIN)/python -m examples.diagnosis.demo
 
 doc: $(STAMP)
-	$(BIN)/python -m pytest -q tests/test_readme_help.py tests/test_examples.py
+	$(BIN)/python -m pytest -q tests/test_readme_help.py tests/test_readme.py tests/test_examples.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo models
