@@ -48,7 +48,8 @@ class Specs:
         if known is None:
             return "it is not a tensor, or its type or rank is not known"
         if known.elem_type not in DTYPE_NAMES:
-            element = TensorProto.DataType.Name(known.elem_type)
+            names = {number: name for name, number in TensorProto.DataType.items()}
+            element = names.get(known.elem_type, f"of type {known.elem_type}")
             return f"its elements are {element}, which tensors-v1 does not carry"
         if len(known.shape.dim) > MAX_DIMENSIONS:
             return f"it has {len(known.shape.dim)} axes, want up to {MAX_DIMENSIONS}"
