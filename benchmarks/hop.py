@@ -125,44 +125,50 @@ def figures(runs: dict[str, list[dict[str, Any]]], sizes: list[str]) -> dict[str
     return out
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the default; kept plain")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--no-soak", action="store_true")
-    options = parser.parse_args()
+def measure(
+    *, repetitions: int = 5, sizes: list[str] | None = None, soak: bool = True
+) -> dict[str, Any]:
+    """Return the JSON object of this benchmark."""
+    sizes = sizes or list(SIZES)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="hop-") as name:
         folder = Path(name)
         prepare(folder)
-        for repetition in range(options.repetitions):
+        for repetition in range(repetitions):
             for variant in VARIANTS:
                 print(f"repetition {repetition + 1}: {variant}", file=sys.stderr)
-                runs[variant].append(run_variant(variant, folder, options.sizes))
-        found = figures(runs, options.sizes)
-        if not options.no_soak:
-            soak = run_soak(folder)
-            found["errors_32"] = soak["errors"]
-            found["requests_32"] = soak["requests"]
-            found["rps_secure_3_32_64KiB"] = soak["rps"]
-    print(
-        json.dumps(
-            {
-                "name": "hop",
-                "figures": found,
-                "environment": {
-                    "python": platform.python_version(),
-                    "cpus": os.cpu_count(),
-                    "machine": platform.machine(),
-                    "repetitions": options.repetitions,
-                    **{p: version(p) for p in ("bentoml", "onnxruntime", "aiohttp")},
-                },
-            },
-            indent=2,
-        )
+                runs[variant].append(run_variant(variant, folder, sizes))
+        found = figures(runs, sizes)
+        if soak:
+            result = run_soak(folder)
+            found["errors_32"] = result["errors"]
+            found["requests_32"] = result["requests"]
+            found["rps_secure_3_32_64KiB"] = result["rps"]
+    return {
+        "name": "hop",
+        "figures": found,
+        "environment": {
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+            "machine": platform.machine(),
+            "repetitions": repetitions,
+            **{package: version(package) for package in ("bentoml", "onnxruntime")},
+        },
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description="What a verified hop costs.")
+    parser.add_argument("--json", action="store_true", help="what it prints anyway")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--no-soak", action="store_true")
+    options = parser.parse_args()
+    found = measure(
+        repetitions=options.repetitions, sizes=options.sizes, soak=not options.no_soak
     )
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
