@@ -62,20 +62,27 @@ def canonical_json(document: Any) -> bytes:
         ) from (error)
 
 
-def _canonical(node: Any) -> str:
+def _canonical(document: Any) -> str:
     # rfc8785 is pure Python and writes a receipt in milliseconds; what the standard
     # encoder spells alike is left to that, and only the rest is taken apart.
-    if _spelled_alike(node):
-        return _ENCODER.encode(node)
+    if _spelled_alike(document):
+        return _ENCODER.encode(document)
+    return _taken_apart(document)
+
+
+def _taken_apart(node: Any) -> str:
     if type(node) is list:
-        return f"[{','.join(map(_canonical, node))}]"
+        return f"[{','.join(map(_taken_apart, node))}]"
     if type(node) is dict and all(type(k) is str and k.isascii() for k in node):
-        return f"{{{','.join(_member(key, node[key]) for key in sorted(node))}}}"
+        if all(type(value) is str for value in node.values()):
+            return _ENCODER.encode(node)
+        members = (
+            f"{_ENCODER.encode(key)}:{_taken_apart(node[key])}" for key in sorted(node)
+        )
+        return f"{{{','.join(members)}}}"
+    if type(node) is str:
+        return _ENCODER.encode(node)
     return rfc8785.dumps(node).decode()
-
-
-def _member(key: str, value: Any) -> str:
-    return f"{_ENCODER.encode(key)}:{_canonical(value)}"
 
 
 def _spelled_alike(document: Any) -> bool:
