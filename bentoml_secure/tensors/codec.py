@@ -34,6 +34,7 @@ from bentoml_secure.tensors.spec import (
     MAX_TOTAL_BYTES,
     Array,
     TensorSpec,
+    dtype_name,
     require_name,
     require_shapes,
 )
@@ -76,10 +77,10 @@ def wire_dtype(array: Array) -> str:
     Raises:
         MalformedInputError: Not in the allow-list.
     """
-    wire = DTYPES.get(array.dtype.name)
+    wire = DTYPES.get(dtype_name(array.dtype))
     if wire is None:
         raise MalformedInputError(
-            f"dtype: got {array.dtype.name}, want one of {', '.join(DTYPES)}"
+            f"dtype: got {dtype_name(array.dtype)}, want one of {', '.join(DTYPES)}"
         )
     return wire
 
@@ -180,7 +181,7 @@ def _parse_header(header: bytes) -> Layout:
             f"tensors-v1: got {offset} bytes, want at most {MAX_TOTAL_BYTES}"
         )
     again = tuple(
-        (e.name, DTYPES[e.dtype.name], e.shape, e.end - e.begin) for e in entries
+        (e.name, DTYPES[dtype_name(e.dtype)], e.shape, e.end - e.begin) for e in entries
     )
     if [e.name for e in entries] != sorted(document) or encode_header(again) != header:
         raise MalformedInputError("tensors-v1 header: not in its canonical form")
@@ -270,4 +271,6 @@ def require_layout(layout: Layout, specs: Sequence[TensorSpec]) -> None:
     Raises:
         MalformedInputError: A name missing or too many, another dtype or shape.
     """
-    require_shapes({e.name: (e.dtype.name, e.shape) for e in layout.entries}, specs)
+    require_shapes(
+        {e.name: (dtype_name(e.dtype), e.shape) for e in layout.entries}, specs
+    )

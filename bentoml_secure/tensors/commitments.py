@@ -15,7 +15,7 @@ from bentoml_secure.tensors.codec import (
     encode_header,
     layout_of,
 )
-from bentoml_secure.tensors.spec import DTYPES, Array
+from bentoml_secure.tensors.spec import DTYPES, Array, dtype_name
 
 
 class Hasher(Protocol):
@@ -46,7 +46,7 @@ class TensorCommitments:
             hasher = hmac.new(salts[entry.name], digestmod="sha256")
             single = (
                 entry.name,
-                DTYPES[entry.dtype.name],
+                DTYPES[dtype_name(entry.dtype)],
                 entry.shape,
                 entry.end - entry.begin,
             )

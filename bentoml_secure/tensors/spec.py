@@ -33,6 +33,14 @@ DTYPES: Mapping[str, str] = {
 }
 """Names as in plan.json and numpy, to those of safetensors."""
 
+_NAMES = {np.dtype(name): name for name in DTYPES}
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return numpy's name of a dtype, of either byte order."""
+    # numpy spells the name anew at every call, which takes longer than a lookup.
+    return _NAMES.get(dtype) or dtype.name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
@@ -120,7 +128,9 @@ def require(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:
         MalformedInputError: A name missing or too many, another dtype or shape, or
             NaN or infinity where the spec does not allow them.
     """
-    require_shapes({n: (a.dtype.name, a.shape) for n, a in tensors.items()}, specs)
+    require_shapes(
+        {n: (dtype_name(a.dtype), a.shape) for n, a in tensors.items()}, specs
+    )
     require_values(tensors, specs)
 
 
