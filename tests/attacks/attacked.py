@@ -24,22 +24,24 @@ CAP_BYTES = 8 << 20
     traffic={"timeout": 30},
 )
 class Attacked:
-    @bentoml.api
+    secure: bentoml_secure.Secure
+
+    @bentoml.api  # type: ignore[untyped-decorator]  # bentoml is untyped here
     async def diagnose(self, features: list[list[float]]) -> dict[str, list[float]]:
         return await self._ask(features)
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]  # bentoml is untyped here
     async def swallow(self, features: list[list[float]]) -> dict[str, list[float]]:
         try:
             return await self._ask(features)
         except QuorumNotReached:
             return {"malignant": [0.0]}
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]  # bentoml is untyped here
     async def silent(self, features: list[list[float]]) -> dict[str, list[float]]:
         return {"malignant": [0.0 for _ in features]}
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]  # bentoml is untyped here
     async def boast(
         self, features: list[list[float]], ctx: bentoml.Context
     ) -> dict[str, list[float]]:

@@ -26,14 +26,15 @@ from bentoml_secure.testing.rogue.attestations import ATTESTATIONS
 from bentoml_secure.testing.rogue.replica import HONEST, Replica, Turn, answer_reply
 from bentoml_secure.testing.rogue.streams import STREAMS
 from bentoml_secure.testing.rogue.wire import (
+    Port,
     Reply,
     Request,
     call,
     json_reply,
-    listen,
 )
 
-INFER = (HONEST, *BODIES, *STREAMS)
+DEAD = "dead"
+INFER = (HONEST, DEAD, *BODIES, *STREAMS)
 ATTEST = (HONEST, *ATTESTATIONS)
 
 
@@ -59,6 +60,7 @@ class Host:
     def __init__(self, service: Any, port: int, marker: Path) -> None:
         self.port = port
         self.trapped = 0
+        self._ports: dict[str, Port] = {}
         made = service.all_services()
         names = sorted(name for name in made if name != service.name)
         self.replicas = {
@@ -92,35 +94,40 @@ class Host:
         """Return where a replica answers."""
         return f"http://127.0.0.1:{self.port + 1 + list(self.replicas).index(name)}"
 
-    async def start(self) -> list[asyncio.Server]:
+    async def start(self) -> None:
         """Begin to listen on every port."""
-        servers = [await listen(self._control, self.port)]
-        for index, replica in enumerate(self.replicas.values()):
+        for index, (name, replica) in enumerate(self.replicas.items()):
             served = _Served(replica)
-            servers.append(await listen(served.serve, self.port + 1 + index))
-        return servers
+            self._ports[name] = Port(served.serve, self.port + 1 + index)
+            await self._ports[name].open()
+        await Port(self._control, self.port).open()
 
     async def _control(self, request: Request, writer: StreamWriter) -> bool:
-        reply = self._controlled(request)
+        reply = await self._controlled(request)
         writer.write(reply.encode())
         await writer.drain()
         return True
 
-    def _controlled(self, request: Request) -> Reply:
+    async def _controlled(self, request: Request) -> Reply:
         if request.path.startswith("/trap"):
             self.trapped += 1
             return json_reply({})
         if request.path == "/behave":
-            return self._behave(json.loads(request.body))
+            return await self._behave(json.loads(request.body))
         urls = {name: self.url(name) for name in self.replicas}
         return json_reply({"replicas": urls, "trapped": self.trapped})
 
-    def _behave(self, wanted: dict[str, str]) -> Reply:
-        replica = self.replicas.get(wanted.get("replica", ""))
+    async def _behave(self, wanted: dict[str, str]) -> Reply:
+        name = wanted.get("replica", "")
         infer, attest = wanted.get("infer", HONEST), wanted.get("attest", HONEST)
-        if replica is None or infer not in INFER or attest not in ATTEST:
+        if name not in self.replicas or infer not in INFER or attest not in ATTEST:
             return json_reply({"error": f"no such replica or behaviour: {wanted}"}, 404)
+        replica = self.replicas[name]
         replica.infer, replica.attest = infer, attest
+        if infer == DEAD:
+            self._ports[name].shut()
+        else:
+            await self._ports[name].open()
         return json_reply({})
 
 
@@ -174,5 +181,5 @@ def load_service(target: str) -> Any:
 async def run(target: str, port: int, marker: Path) -> None:
     """Host the replicas of a service until cancelled."""
     host = Host(load_service(target), port, marker)
-    servers = await host.start()
-    await asyncio.gather(*(server.serve_forever() for server in servers))
+    await host.start()
+    await asyncio.Event().wait()

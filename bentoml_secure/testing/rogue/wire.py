@@ -111,19 +111,38 @@ Serve = Callable[[Request, asyncio.StreamWriter], Awaitable[bool]]
 """Answers one request; returns whether the connection goes on."""
 
 
-async def listen(serve: Serve, port: int) -> asyncio.Server:
-    """Serve connections on a local port until the server is closed."""
+class Port:
+    """A local port that can be shut and opened again, connections and all."""
 
-    async def connected(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    def __init__(self, serve: Serve, port: int) -> None:
+        self._serve = serve
+        self._port = port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def open(self) -> None:
+        """Begin to listen."""
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES
+            )
+
+    def shut(self) -> None:
+        """Refuse connections, and drop those there are."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        self._writers.add(writer)
         # Who is attacked hangs up: that is not an error here.
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             while request := await read_request(reader):
-                if not await serve(request, writer):
+                if not await self._serve(request, writer):
                     break
+        self._writers.discard(writer)
         writer.close()
-
-    return await asyncio.start_server(
-        connected, "127.0.0.1", port, limit=MAX_HEAD_BYTES
-    )
