@@ -231,6 +231,10 @@ def weaker_scenario_shown(draft: Draft) -> Bundle:
     return replace(draft.bundle(), scenario=weak)
 
 
+def scenario_under_another_name(draft: Draft) -> Bundle:
+    return with_receipt(draft, scenario_name="critical").bundle()
+
+
 def other_plan_shown(draft: Draft) -> Bundle:
     bundle = draft.bundle()
     return replace(bundle, plan=replace(bundle.plan, model_name="another"))
@@ -293,6 +297,7 @@ ATTACKS: list[tuple[Attack, str]] = [
     (other_r, "receipt_id"),
     (other_nonce, "infer 0 segment 0 statement Diagnosis_0_0 nonce"),
     (weaker_scenario_shown, "scenario digest"),
+    (scenario_under_another_name, "scenario name"),
     (other_plan_shown, "plan_digest"),
     (ends_before_it_begins, "started_at"),
     (issued_in_the_future, "issued_at"),
