@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from bentoml_secure.receipts.bundle import parse_bundle
+from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import State, Verdict
+from bentoml_secure.testing.deployment import build_deployment
+from bentoml_secure.testing.receipts import build_draft
 from examples.diagnosis import demo
 from examples.diagnosis.asking import Asked
 from examples.diagnosis.report import (
@@ -96,6 +101,51 @@ def test_the_demo_serves_asks_kills_and_verifies(
     assert f"{VICTIM} was killed before request 4" in printed
     kept = sorted(path.name for path in Path(".demo/hurt/receipts").iterdir())
     assert len(kept) == 4 * SAMPLES
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Asked, Trust]:
+    """A request's four files, and the trust file that accepts them."""
+    draft = build_draft(build_deployment())
+    stem = tmp_path / "000"
+    bundle = stem.with_suffix(".bundle.json")
+    bundle.write_text(json.dumps(draft.bundle().to_json()))
+    stem.with_suffix(".request").write_bytes(draft.request)
+    stem.with_suffix(".response").write_bytes(draft.response)
+    stem.with_suffix(".salt").write_text(draft.salt.hex())
+    asked = Asked(
+        malignant=np.float32(0.5),
+        verdict=verdict(),
+        answer_seconds=0.1,
+        verified_seconds=0.2,
+        bundle=bundle,
+    )
+    return asked, draft.deployment.trust
+
+
+def test_a_receipt_holds_by_its_files(kept: tuple[Asked, Trust]) -> None:
+    asked, trust = kept
+    assert demo.holds_offline(asked, trust)
+    assert not demo.is_rejected(parse_bundle(asked.bundle.read_bytes()), trust)
+
+
+def test_a_receipt_does_not_hold_for_another_response(
+    kept: tuple[Asked, Trust], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, trust = kept
+    with (asked.bundle.parent / "000.response").open("ab") as response:
+        response.write(b" ")
+    assert not demo.holds_offline(asked, trust)
+    assert "rejected" in capsys.readouterr().out
+
+
+def test_one_digit_changed_is_rejected(kept: tuple[Asked, Trust]) -> None:
+    asked, trust = kept
+    altered = demo.alter(asked.bundle)
+    before = parse_bundle(asked.bundle.read_bytes()).receipt.payload
+    pairs = zip(before, altered.receipt.payload, strict=True)
+    assert sum(a != b for a, b in pairs) == 1
+    assert demo.is_rejected(altered, trust)
 
 
 def verdict(*, dissenters: Sequence[str] = (), absent: Sequence[str] = ()) -> Verdict:

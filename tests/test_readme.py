@@ -13,8 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from bentoml_secure.receipts.bundle import parse_bundle
+from bentoml_secure.receipts.receipt import ENTRY, parse_receipt
 from tests.harness import REPOSITORY, Project, Served, free_port, running
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -98,6 +101,16 @@ def test_quick_start(start: QuickStart, served: Served) -> None:
     verified = start.run("\n".join(start.commands("verify")))
     assert verified.count("ACCEPTED") == 2
     assert verified.count("SIMULATED - NOT HARDWARE") == 2
+
+
+def test_a_plain_call_gets_a_receipt_too(start: QuickStart, served: Served) -> None:
+    answer = httpx.post(f"{served.url}/scores", json={"x": [[5.1, 3.5, 1.4, 0.2]]})
+    assert answer.status_code == 200
+    assert answer.headers["bsec-simulated"] == "true"
+    path = f"/bsec/v1/receipts/{answer.headers['bsec-receipt-id']}?wait=5"
+    bundle = parse_bundle(httpx.get(f"{served.url}{path}", timeout=10).content)
+    receipt = parse_receipt(bundle.receipt)
+    assert (receipt.nonce_drawn_by, receipt.salt_drawn_by) == (ENTRY, ENTRY)
 
 
 def test_quick_start_with_an_onnx_file(start: QuickStart) -> None:
