@@ -25,15 +25,10 @@ OFFERING = sorted(
 @pytest.mark.parametrize("name", OFFERING)
 def test_all_is_sorted_and_names_what_is_there(name: str) -> None:
     module = import_module(name)
-    assert list(module.__all__) == sorted(module.__all__, key=in_order)
+    assert list(module.__all__) == sorted(module.__all__)
     assert len(set(module.__all__)) == len(module.__all__)
     for member in module.__all__:
         assert getattr(module, member) is not None
-
-
-def in_order(name: str) -> tuple[bool, str]:
-    """Return the key of the order: constants first, then the rest as spelled."""
-    return (not name.isupper(), name)
 
 
 def test_the_package_offers_exactly_this() -> None:

@@ -52,11 +52,11 @@ from bentoml_secure.tensors import MAX_TENSORS
 
 __all__ = [
     "CALLER",
-    "ENTRY",
-    "RUNNER",
     "Draw",
+    "ENTRY",
     "InferRecord",
     "Party",
+    "RUNNER",
     "Receipt",
     "RequiredAttachment",
     "SegmentRecord",

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from bentoml_secure.split.splitting import SplitWarning, split_onnx
 
 __all__ = [
-    "PLAN_FILE",
     "Chain",
     "GraphLevel",
     "LoadedSegment",
+    "PLAN_FILE",
     "Plan",
     "Runtime",
     "Segment",
