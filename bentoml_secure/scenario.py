@@ -147,7 +147,8 @@ def parse_scenarios(data: bytes) -> Scenarios:
         )
     try:
         document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Beside its own error: integers of thousands of digits, deep nesting.
         raise ConfigurationError(f"scenarios: not TOML: {error}") from error
     if document.pop("version", None) != 1:
         raise ConfigurationError("scenarios version: want 1")

@@ -253,6 +253,8 @@ def parse_intoto(
         if not isinstance(digest, dict) or len(digest) != 1:
             raise MalformedInputError(f"{what} subject {name!r:.60}: want one digest")
         ((algorithm, value),) = digest.items()
+        if not isinstance(value, str):
+            raise MalformedInputError(f"{what} subject {name!r:.60}: want hex")
         subjects[name] = parse_digest(
             f"{algorithm}:{value}", what=f"{what} subject {name!r:.60}"
         )

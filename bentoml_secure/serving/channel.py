@@ -225,9 +225,9 @@ class LocalChannel:
         pieces: list[bytes | memoryview] = [exchange.encode(), outgoing.layout.header]
         pieces += outgoing.data()
         request = RequestReader(sum(map(len, pieces)), self._core.admit)
-        for piece in pieces:
-            request.feed(piece)
         try:
+            for piece in pieces:
+                request.feed(piece)
             answer = await self._core.answer(*request.result())
         except SecureError as error:
             raise UnavailableError(f"replica refused: {error}") from error

@@ -222,10 +222,7 @@ class _Asking:
         """
         attested = self.context.pin(peer)
         try:
-            made = await self._attempt(peer, attested)
-        except ConnectionLostError:
-            # An idle connection that the runner closed: once more, as a new exchange.
-            made = await self._attempt(peer, attested)
+            made = await self._attempts(peer, attested)
         except VerificationError:
             peer.renew()
             raise
@@ -233,6 +230,13 @@ class _Asking:
             replica=peer.name, commitments=tuple(sorted(made.commitments.items()))
         )
         return Answer(vote=vote, value=made)
+
+    async def _attempts(self, peer: Peer, attested: Attested) -> Made:
+        try:
+            return await self._attempt(peer, attested)
+        except ConnectionLostError:
+            # An idle connection that the runner closed: once more, as a new exchange.
+            return await self._attempt(peer, attested)
 
     async def _attempt(self, peer: Peer, attested: Attested) -> Made:
         segment = peer.segment

@@ -41,6 +41,7 @@ from bentoml_secure.serving.asgi import (
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.request import (
     SCENARIO,
+    RequestContext,
     draw_context,
     enter,
 )
@@ -136,11 +137,7 @@ class EntryDoor:
                 await context.abandon()
                 await held.release(send, {})
                 return
-            if not context.infers:
-                raise HandlerError(
-                    f"{scope['path']} answered without an infer: nothing to sign.",
-                    remedy="Call self.secure.infer, or serve it from another service.",
-                )
+            _require_ended(context)
             with metrics.overhead("receipt"):
                 receipt = await entry.issue(context, held.status, request, held.body)
         except BaseException:
@@ -179,6 +176,20 @@ class EntryDoor:
             given.encode(), f"Bearer {token}".encode()
         ):
             raise UnauthorisedError("salt: want the bearer token of this deployment")
+
+
+def _require_ended(context: RequestContext) -> None:
+    if not context.next_index:
+        raise HandlerError(
+            f"{context.api} answered without an infer: nothing to sign.",
+            remedy="Call self.secure.infer, or serve it from another service.",
+        )
+    if len(context.infers) != context.next_index:
+        raise HandlerError(
+            f"{context.api} answered with {context.next_index} infers begun and "
+            f"{len(context.infers)} ended: a receipt would not hold them all.",
+            remedy="Await every infer; after one that was cancelled, raise.",
+        )
 
 
 def _wait_seconds(scope: Scope) -> float:

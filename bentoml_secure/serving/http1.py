@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from bentoml_secure.errors import (
     ConfigurationError,
@@ -33,8 +33,9 @@ _SCRATCH_BYTES = 256 * 1024
 
 Feed = Callable[[memoryview], None]
 
-# Exactly three: int() of thousands of digits raises.
-_STATUS = re.compile(rb"[1-5][0-9]{2}")
+# Exactly three: int() of thousands of digits raises. No 1xx: another answer would
+# follow, and could be taken for that of the next request.
+_STATUS = re.compile(rb"[2-5][0-9]{2}")
 
 
 class ConnectionLostError(UnavailableError):
@@ -208,21 +209,41 @@ class _Connection(asyncio.BufferedProtocol):
             self.abort()
 
 
+def _parse_url(url: str) -> SplitResult:
+    """Refuse here, at the start, what would otherwise fail every attempt."""
+    try:
+        parts = urlsplit(url)
+        parts.netloc.encode("ascii")
+        whole = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        # Ours are the paths at a replica; a prefix would not be sent.
+        whole = whole and parts.path in ("", "/")
+    except ValueError:
+        whole, parts = False, urlsplit("")
+    if parts.scheme == "file":
+        whole = not parts.netloc and parts.path.startswith("/")
+    known = parts.scheme in ("http", "https", "file")
+    if not known or not whole or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"replica URL: got {url!r:.100}, want http://host:port, "
+            "https://host:port or file:///path of a socket."
+        )
+    return parts
+
+
 class Http1Client:
     """Connections to one address, kept between requests.
 
     Args:
         url: ``http://host:port``, ``https://host:port`` or ``file:///path`` (UDS).
+
+    Raises:
+        ConfigurationError: Any other URL.
     """
 
     def __init__(self, url: str) -> None:
-        self._url = urlsplit(url)
-        if self._url.scheme not in ("http", "https", "file"):
-            raise ConfigurationError(
-                f"replica URL: got {url!r:.100}, want http://, https:// or file://"
-            )
+        self._url = _parse_url(url)
         host = self._url.netloc if self._url.scheme != "file" else "runner"
-        self._host = host.encode("idna")
+        self._host = host.encode("ascii")
         self._idle: list[_Connection] = []
 
     async def request(

@@ -1,0 +1,406 @@
+"""A deployment in one process, with a clock that moves: real keys, evidence, segments.
+
+The network is ``x`` float32[batch, 4], ``mask`` bool[batch, 4] to ``t`` and ``y``:
+
+    segment 0   x -> h          h = relu(x @ A)
+    segment 1   h, x -> t       t = h @ B + x          x is read again
+    segment 2   t, x, mask -> y y = where(mask, t, x)  mask only now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bentoml_secure.attestation.appraisal import AppraisalPolicy
+from bentoml_secure.attestation.dev_chain import make_root
+from bentoml_secure.attestation.key_document import Role, package_digest
+from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
+from bentoml_secure.digest import Digest, digest_bytes
+from bentoml_secure.receipts.store import SqliteReceiptStore
+from bentoml_secure.scenario import Configuration, Scenario, Scenarios
+from bentoml_secure.serving.asgi import Message, Scope
+from bentoml_secure.serving.channel import Channel, LocalChannel, Received
+from bentoml_secure.serving.engine import Engine
+from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.identity import Identity
+from bentoml_secure.serving.peers import Peer
+from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.serving.runner import RunnerCore, RunSegment
+from bentoml_secure.split import Plan, split_onnx
+from bentoml_secure.split.runtime import LoadedSegment, load_chain
+from bentoml_secure.statements import EXCHANGE_ID_BYTES
+from bentoml_secure.tensors import Array, TensorSpec
+from bentoml_secure.testing.deployment import NOW, key_of
+
+SERVICE = "Skips"
+MAX_AGE = 300
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that goes when it is told to."""
+
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **amount: float) -> None:
+        self.now += timedelta(**amount)
+
+
+def write_skips(path: Path) -> None:
+    """Write the network of the module's docstring."""
+    rng = np.random.default_rng(3)
+    weights = [
+        numpy_helper.from_array(rng.normal(size=(4, 4)).astype(np.float32), name)
+        for name in ("A", "B")
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "A"], ["a"]),
+        helper.make_node("Relu", ["a"], ["h"]),
+        helper.make_node("MatMul", ["h", "B"], ["b"]),
+        helper.make_node("Add", ["b", "x"], ["t"]),
+        helper.make_node("Where", ["mask", "t", "x"], ["y"]),
+    ]
+
+    def value(name: str, kind: int = TensorProto.FLOAT) -> Any:
+        return helper.make_tensor_value_info(name, kind, ["batch", 4])
+
+    graph = helper.make_graph(
+        nodes,
+        "skips",
+        [value("x"), value("mask", TensorProto.BOOL)],
+        [value("t"), value("y")],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    onnx.save(model, path)
+
+
+def split_skips(folder: Path) -> Plan:
+    """Write the network and its plan of three segments into ``folder``."""
+    write_skips(folder / "skips.onnx")
+    return split_onnx(folder / "skips.onnx", folder / "plan", cuts=["h", "t"])
+
+
+def feed(seed: int = 0, batch: int = 2) -> dict[str, Array]:
+    """Return inputs of the network."""
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(size=(batch, 4)).astype(np.float32),
+        "mask": rng.integers(0, 2, size=(batch, 4)).astype(bool),
+    }
+
+
+@dataclass(kw_only=True)
+class Ground:
+    """What the processes of one deployment stand on.
+
+    Attributes:
+        plan: Of ``split_skips``, or any.
+        segments: The plan's, loaded.
+        clock: Of every process.
+        scenario: The only one.
+    """
+
+    plan: Plan
+    segments: Sequence[LoadedSegment]
+    scenario: Scenario
+    clock: Clock = field(default_factory=Clock)
+    replicas: int = 3
+
+    @cached_property
+    def root(self) -> bytes:
+        return make_root(key_of("root"), now=NOW - timedelta(days=30))
+
+    @cached_property
+    def policy(self) -> AppraisalPolicy:
+        return AppraisalPolicy.from_table(
+            {
+                "version": 1,
+                "max_age_seconds": MAX_AGE,
+                "allow": [KIND],
+                KIND: {"roots": [digest_bytes(self.root)]},
+            }
+        )
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        name = self.scenario.name
+        return Configuration(
+            service=SERVICE,
+            replicas=self.replicas,
+            segments=len(self.plan.segments),
+            scenarios=Scenarios(minimum=name, by_name={name: self.scenario}),
+            policy=self.policy.to_json(),
+        )
+
+    def attester(self, root_name: str = "root") -> SimulatedAttester:
+        key = key_of(root_name)
+        root = self.root
+        if root_name != "root":
+            root = make_root(key, now=NOW - timedelta(days=30))
+        return SimulatedAttester(
+            key,
+            root,
+            platform_id="simulated-test",
+            measurement=package_digest().partition(":")[2],
+            clock=self.clock,
+        )
+
+    def identity(
+        self,
+        role: Role = Role.ENTRY,
+        service: str = SERVICE,
+        segment: Digest | None = None,
+        *,
+        root_name: str = "root",
+        **changes: Any,
+    ) -> Identity:
+        return Identity(
+            self.attester(root_name),
+            role=role,
+            service=service,
+            segment=segment,
+            **{
+                "plan": self.plan.digest,
+                "config_digest": self.configuration.digest,
+                "clock": self.clock,
+                **changes,
+            },
+        )
+
+    @cached_property
+    def own(self) -> Identity:
+        """The entry's."""
+        return self.identity()
+
+    def core(
+        self, index: int, replica: int = 0, run: RunSegment | None = None
+    ) -> RunnerCore:
+        segment = self.plan.segments[index]
+        return RunnerCore(
+            segment,
+            self.plan.digest,
+            run or self.segments[index].run_unchecked,
+            self.identity(Role.RUNNER, name_of(index, replica), segment.identity),
+            clock=self.clock,
+        )
+
+    def peer(self, index: int, replica: int, channel: Channel) -> Peer:
+        return Peer(
+            name_of(index, replica),
+            index,
+            self.plan.segments[index],
+            channel,
+            policy=self.policy,
+            own=self.own,
+            clock=self.clock,
+        )
+
+    def engine(
+        self,
+        runs: Mapping[tuple[int, int], RunSegment] | None = None,
+        wrap: Callable[[int, int, Channel], Channel] = lambda i, r, channel: channel,
+    ) -> Engine:
+        """Return an engine over runners of this process.
+
+        Args:
+            runs: By (segment, replica), in place of the segment.
+            wrap: Around a replica's channel.
+        """
+        runs = runs or {}
+        peers = [
+            [
+                self.peer(
+                    index,
+                    replica,
+                    wrap(
+                        index,
+                        replica,
+                        LocalChannel(
+                            self.core(index, replica, runs.get((index, replica)))
+                        ),
+                    ),
+                )
+                for replica in range(self.replicas)
+            ]
+            for index in range(len(self.plan.segments))
+        ]
+        return Engine(self.plan, peers)
+
+    async def attested(self, **settings: Any) -> Engine:
+        """Return an engine whose replicas are attested."""
+        engine = self.engine(**settings)
+        for replicas in engine.peers:
+            for peer in replicas:
+                await peer.attest()
+        return engine
+
+    def context(self, seed: int = 1, **changes: Any) -> RequestContext:
+        return RequestContext(
+            **{
+                "api": "/ask",
+                "nonce": bytes([seed]) * 32,
+                "nonce_drawn_by": "caller",
+                "root_salt": bytes([seed, 1]) * 16,
+                "salt_drawn_by": "caller",
+                "r": bytes([seed, 2]) * 16,
+                "scenario": self.scenario,
+                "evidence_nonce": None,
+                "started_at": self.clock(),
+                **changes,
+            }
+        )
+
+    def entry(self, engine: Engine, store: Path, **changes: Any) -> Entry:
+        return Entry(
+            self.configuration,
+            self.own,
+            engine,
+            SqliteReceiptStore(store),
+            **{
+                "max_age_seconds": MAX_AGE,
+                "keep_salts": True,
+                "clock": self.clock,
+                **changes,
+            },
+        )
+
+    def exchange(self, index: int = 0, **changes: Any) -> Exchange:
+        """Return what a runner of a segment admits."""
+        segment = self.plan.segments[index]
+        return Exchange(
+            **{
+                "request_id": "11" * 16,
+                "nonce": "22" * 32,
+                "infer_index": 0,
+                "exchange_id": "33" * EXCHANGE_ID_BYTES,
+                "plan_digest": self.plan.digest,
+                "segment": segment.identity,
+                "input_salts": {s.name: bytes(32) for s in segment.inputs},
+                "output_salts": {s.name: b"\1" * 32 for s in segment.outputs},
+                **changes,
+            }
+        )
+
+
+def name_of(index: int, replica: int) -> str:
+    """Return the name of a replica's service."""
+    return f"{SERVICE}{index}{replica}"
+
+
+def make_ground(folder: Path, **changes: Any) -> Ground:
+    """Return the ground of a plan's folder; ``changes`` are the scenario's."""
+    chain = load_chain(folder, threads=1)
+    return Ground(
+        plan=chain.plan, segments=chain.segments, scenario=scenario(**changes)
+    )
+
+
+def scenario(**changes: Any) -> Scenario:
+    """Return the scenario of these tests."""
+    return Scenario(
+        **{
+            "name": "general",
+            "replicas": 3,
+            "quorum": 2,
+            "deadline_ms": 5000,
+            "grace_ms": 200,
+            "evidence_max_age_seconds": MAX_AGE,
+            **changes,
+        }
+    )
+
+
+class Wrapped:
+    """A channel in front of another, to be changed by a test."""
+
+    def __init__(self, inner: Channel) -> None:
+        self.inner = inner
+        self.exchanges: list[Exchange] = []
+        self.closed = False
+
+    async def exchange(
+        self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
+    ) -> Received:
+        self.exchanges.append(exchange)
+        return await self.inner.exchange(exchange, outgoing, specs)
+
+    async def attest(self, nonce: bytes) -> Any:
+        return await self.inner.attest(nonce)
+
+    async def probe(self) -> None:
+        await self.inner.probe()
+
+    async def close(self) -> None:
+        self.closed = True
+        await self.inner.close()
+
+
+@dataclass(slots=True)
+class Asgi:
+    """One ASGI request, hand-fed; keeps what the app sends.
+
+    Attributes:
+        incoming: Messages; after the last one the caller is gone.
+        sent: What the app said.
+    """
+
+    incoming: list[Message] = field(default_factory=list)
+    sent: list[Message] = field(default_factory=list)
+
+    async def receive(self) -> Message:
+        return self.incoming.pop(0) if self.incoming else {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(bytes(m.get("body", b"")) for m in self.sent[1:])
+
+
+def pieces(body: bytes, size: int = 1 << 20) -> list[Message]:
+    """Return a body as messages of at most ``size`` bytes."""
+    parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
+    return [
+        {"type": "http.request", "body": part, "more_body": i < len(parts) - 1}
+        for i, part in enumerate(parts)
+    ]
+
+
+def scope_of(
+    method: str,
+    path: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    query: bytes = b"",
+) -> Scope:
+    """Return the scope of one request."""
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": query,
+        "headers": list(headers),
+    }
