@@ -47,6 +47,8 @@ ATTEST_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
+# A receipt is judged at its issue: evidence must not age out while the request runs.
+FRESH_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class Peer:
         if attested is None:
             raise UnavailableError(f"not attested: {self._reason}")
         age = self._age(attested)
-        if age > min(max_age_seconds, self._policy.max_age_seconds):
+        if age > FRESH_SHARE * min(max_age_seconds, self._policy.max_age_seconds):
             self.renew()
             raise UnavailableError(f"evidence is {age:.0f} s old")
         return attested
