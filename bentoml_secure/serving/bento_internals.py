@@ -5,7 +5,11 @@ Checked against bentoml 1.4.39; tests/unit/serving/test_bento_internals.py holds
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from typing import Any
+
+import click
 
 
 def own_module(service: Any, module: str) -> None:
@@ -33,3 +37,30 @@ def is_service(value: Any) -> bool:
     from _bentoml_sdk import Service
 
     return isinstance(value, Service)
+
+
+def configured_workers(name: str) -> object:
+    """Return how many workers a service will have, by decorator and operator.
+
+    BENTOML_CONFIG and BENTOML_CONFIG_OPTIONS override what the decorator says.
+    """
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    services: dict[str, dict[str, Any]] = BentoMLContainer.config.services.get()
+    return services.get(name, {}).get("workers") or 1
+
+
+def names_given_urls() -> Collection[str] | None:
+    """Return the services that this start names a URL for, if it starts no others.
+
+    None where BentoML starts the rest itself (``bentoml serve``), and outside its
+    command line. To be asked in the supervisor: a worker is told its URLs.
+    """
+    context = click.get_current_context(silent=True)
+    options = context.params if context is not None else {}
+    if not (options.get("service_name") or options.get("development")):
+        return None
+    depends: Collection[str] = options.get("depends") or ()
+    if not depends and (runner_map := options.get("runner_map")):
+        return frozenset(json.loads(runner_map))
+    return frozenset(one.partition("=")[0] for one in depends)

@@ -24,7 +24,13 @@ import anyio.from_thread
 import bentoml
 
 from bentoml_secure.errors import ConfigurationError
-from bentoml_secure.serving.bento_internals import api_paths, is_service, own_module
+from bentoml_secure.serving.bento_internals import (
+    api_paths,
+    configured_workers,
+    is_service,
+    names_given_urls,
+    own_module,
+)
 from bentoml_secure.serving.deployment import Deployment, refuse_workers
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.entry_door import EntryDoor
@@ -263,6 +269,11 @@ def _runner_service(
     module: str,
     options: dict[str, Any],
 ) -> Any:
+    def check() -> None:
+        # In the supervisor: a start that cannot work fails there and then.
+        refuse_workers({"workers": configured_workers(name)}, name)
+        deployment.require_segment(index)
+
     made: type[Runner] = type(
         name,
         (Runner,),
@@ -272,10 +283,7 @@ def _runner_service(
             "deployment": deployment,
             "name": name,
             "segment_index": index,
-            # In the supervisor: a start that cannot work fails there and then.
-            "bsec_check": bentoml.on_deployment(
-                lambda: deployment.require_segment(index)
-            ),
+            "bsec_check": bentoml.on_deployment(check),
         },
     )
     # The session work-around for whoever calls it by BentoML's proxy all the same.
@@ -310,6 +318,12 @@ def _entry_class(
         return await attribute.entry().is_ready()
 
     def check() -> None:
+        refuse_workers({"workers": configured_workers(deployment.name)}, "entry")
+        # Again in the worker, but BentoML starts a failing worker anew for ever.
+        named = names_given_urls()
+        if named is not None:
+            urls = {name: "named" if name in named else None for name in services}
+            deployment.require_urls(urls)
         require_runtime(deployment.plan)
         # Reads settings and policy: a missing one fails the start, not a request.
         _ = deployment.configuration.digest
