@@ -81,8 +81,7 @@ async def test_who_is_cancelled_just_as_its_turn_comes_hands_it_back() -> None:
     await settle()
     end.set()
     # The holder's last step gives the turn away; the next step would take it.
-    while not holder.done():
-        await asyncio.sleep(0)
+    await asyncio.wait([holder])
     waiting.cancel()
     await settle()
     rest.set()

@@ -18,7 +18,7 @@ from bentoml_secure.serving.exchange import (
     Exchange,
     Outgoing,
 )
-from bentoml_secure.tensors import TensorCommitments, commit, encode
+from bentoml_secure.tensors import Array, TensorCommitments, commit, encode
 
 EXCHANGE = Exchange(
     request_id="11" * 16,
@@ -99,7 +99,11 @@ def test_metadata_over_the_cap_are_refused() -> None:
 
 def test_tensors_are_laid_out_once_and_sent_as_views() -> None:
     big = np.arange(CHUNK_BYTES // 2, dtype=np.float64)
-    tensors = {"b": big, "a": np.float32(7).reshape(()), "none": np.empty((0, 3))}
+    tensors: dict[str, Array] = {
+        "b": big,
+        "a": np.array(7, np.float32),
+        "none": np.empty((0, 3)),
+    }
     outgoing = Outgoing.of(tensors)
     data = list(outgoing.data())
     assert outgoing.layout.header + b"".join(data) == encode(tensors)
@@ -118,7 +122,10 @@ def test_arrays_of_other_layouts_are_made_canonical() -> None:
 
 
 def test_commitments_are_made_while_the_data_go() -> None:
-    tensors = {"a": np.arange(5, dtype=np.int8), "b": np.eye(3, dtype=np.float16)}
+    tensors: dict[str, Array] = {
+        "a": np.arange(5, dtype=np.int8),
+        "b": np.eye(3, dtype=np.float16),
+    }
     salts = {"a": b"\1" * 32, "b": b"\2" * 32}
     outgoing = Outgoing.of(tensors)
     commitments = TensorCommitments(outgoing.layout, salts)

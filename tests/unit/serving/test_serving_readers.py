@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import tracemalloc
@@ -38,12 +39,7 @@ TENSORS = {
     "flag": np.array([True, False, True]),
 }
 SALTS = {"x": b"\1" * 32, "flag": b"\2" * 32}
-EXCHANGED = Exchange(
-    **{
-        name: SALTS if name == "input_salts" else getattr(EXCHANGE, name)
-        for name in Exchange.__slots__
-    }
-)
+EXCHANGED = dataclasses.replace(EXCHANGE, input_salts=SALTS)
 
 
 def in_pieces(feed: Callable[[bytes], object], body: bytes, size: int) -> None:
@@ -148,7 +144,7 @@ def test_a_content_length_that_is_not_the_bodys(off: int) -> None:
     response = ResponseReader(len(RESPONSE) + off, SPECS, SALTS)
     for reader, body in ((request, REQUEST), (response, RESPONSE)):
         assert isinstance(reader, RequestReader | ResponseReader)
-        with pytest.raises(MalformedInputError, match="header says .* the message"):
+        with pytest.raises(MalformedInputError, match=r"header says .* the message"):
             reader.feed(body)
 
 

@@ -1,0 +1,86 @@
+"""Keys of a process: renewed in time, bound by evidence to each nonce."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from bentoml_secure.attestation.key_document import Role, package_digest
+from bentoml_secure.attestation.verification import verify_key_document
+from bentoml_secure.errors import MalformedInputError, PolicyRejected
+from bentoml_secure.serving.identity import KEY_LIFETIME, RENEW_BEFORE, utc_now
+from tests.unit.serving.serving_parts import Ground
+
+
+def test_a_key_document_says_who_this_process_is(ground: Ground) -> None:
+    segment = ground.plan.segments[1].identity
+    keys = ground.identity(Role.RUNNER, "R", segment).keys
+    document = keys.document
+    assert (document.role, document.service) == (Role.RUNNER, "R")
+    assert document.segment == segment
+    assert document.plan == ground.plan.digest
+    assert document.config_digest == ground.configuration.digest
+    assert document.package == package_digest()
+    assert document.platform == "simulated"
+    assert document.hpke == ()
+    assert document.not_after == ground.clock() + KEY_LIFETIME
+    assert document.ed25519 == keys.signing.public.raw.hex()
+    assert keys.digest == document.digest
+
+
+def test_keys_are_renewed_a_day_before_their_document_ends(ground: Ground) -> None:
+    identity = ground.identity()
+    first = identity.keys
+    ground.clock.now = first.document.not_after - RENEW_BEFORE
+    assert identity.keys is first
+    ground.clock.advance(microseconds=1)
+    second = identity.keys
+    assert second is not first
+    assert second.signing.public.raw != first.signing.public.raw
+    # The same process all the same.
+    assert second.document.boot_id == first.document.boot_id
+    assert second.document.not_after == (ground.clock() + KEY_LIFETIME).replace(
+        microsecond=0
+    )
+    assert identity.keys is second
+
+
+def test_two_processes_share_neither_keys_nor_boot_id(ground: Ground) -> None:
+    one, other = ground.identity().keys, ground.identity().keys
+    assert one.document.ed25519 != other.document.ed25519
+    assert one.document.boot_id != other.document.boot_id
+
+
+def test_evidence_binds_the_keys_to_the_nonce(ground: Ground) -> None:
+    identity = ground.identity()
+    keys = identity.keys
+    record = identity.attest(b"n" * 32, keys)
+
+    def verify(document: object, nonce: bytes) -> str:
+        return verify_key_document(
+            keys.document if document is None else ground.identity().keys.document,
+            record.evidence,
+            record.endorsements,
+            ground.policy,
+            nonce=nonce,
+            now=ground.clock(),
+            nonce_issued_at=ground.clock(),
+        ).kind
+
+    assert verify(None, b"n" * 32) == "simulated"
+    with pytest.raises(PolicyRejected, match="report_data"):
+        verify(None, b"m" * 32)
+    with pytest.raises(PolicyRejected, match="report_data"):
+        verify("another", b"n" * 32)
+
+
+def test_a_nonce_of_another_length_is_refused(ground: Ground) -> None:
+    identity = ground.identity()
+    with pytest.raises(MalformedInputError, match="got 31 bytes, want 32"):
+        identity.attest(b"n" * 31, identity.keys)
+
+
+def test_the_clock_of_the_machine_is_in_utc() -> None:
+    assert utc_now().tzinfo is UTC
+    assert abs((utc_now() - datetime.now(UTC)).total_seconds()) < 5
