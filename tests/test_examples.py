@@ -179,7 +179,7 @@ def made_run(title: str, *verdicts: Verdict) -> Run:
         expected=values,
         labels=(values >= 0.5).astype(np.float32),
         reverified=len(verdicts),
-        verifications=Verifications(passed=7, all=8),
+        verifications=Verifications(passed=7, all=8, others=("statement",)),
     )
 
 
@@ -270,7 +270,8 @@ def test_the_table_is_a_box_with_a_column_for_each_run() -> None:
     assert len({len(line) for line in lines}) == 1
     assert lines[0] == lines[2] == lines[-1]
     assert lines[1].split("|")[2:4] == [" honest       ", f" {'hurt':<19} "]
-    assert "7/8 (87.50%)" in lines[-2]
+    assert "7/8 (87.50%)" in lines[-3]
+    assert "statement x1" in lines[-2]
     assert "Segment0Replica1 x2" in "\n".join(lines)
 
 
@@ -280,8 +281,8 @@ def test_a_box_is_as_wide_as_its_widest_cells() -> None:
     )
 
 
-def test_nobody_is_said_in_words() -> None:
-    assert listed(HONEST.named(Asked.dissenters)) == "nobody"
+def test_nobody_is_said_in_a_word() -> None:
+    assert listed(HONEST.named(Asked.dissenters)) == "none"
 
 
 def test_the_verification_rate_counts_every_mechanism() -> None:
@@ -292,7 +293,9 @@ def test_the_verification_rate_counts_every_mechanism() -> None:
         f'{name}{{mechanism="consensus",segment="1",result="pass"}} 2.0\n'
         f'{name}{{mechanism="statement",segment="1",result="fail"}} 1.0\n'
     )
-    assert Verifications.parse(text) == Verifications(passed=7, all=8)
+    assert Verifications.parse(text) == Verifications(
+        passed=7, all=8, others=("statement",)
+    )
     assert str(Verifications.parse("")) == "0/0 (0.00%)"
 
 

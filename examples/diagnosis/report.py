@@ -17,20 +17,33 @@ Rows = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verifications:
-    """What the service counted, from its ``/metrics``: results of verifications."""
+    """What the service counted, from its ``/metrics``: results of verifications.
+
+    Attributes:
+        passed: Those that passed.
+        all: Passed, failed, or ended by an error.
+        others: Mechanism of each that did not pass, sorted.
+    """
 
     passed: int
     all: int
+    others: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Verifications:
         """Read ``bentoml_secure_verifications_total``."""
-        results: Counter[str] = Counter()
+        passed, others = 0, []
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name == "bentoml_secure_verifications_total":
-                    results[sample.labels["result"]] += int(sample.value)
-        return cls(passed=results["pass"], all=results.total())
+                if sample.name != "bentoml_secure_verifications_total":
+                    continue
+                if sample.labels["result"] == "pass":
+                    passed += int(sample.value)
+                else:
+                    others += [sample.labels["mechanism"]] * int(sample.value)
+        return cls(
+            passed=passed, all=passed + len(others), others=tuple(sorted(others))
+        )
 
     def __str__(self) -> str:
         rate = self.passed / self.all if self.all else 0.0
@@ -87,6 +100,10 @@ class Run:
             ("receipts verified by the client", f"{count}/{count}"),
             ("receipts verified again, offline", f"{self.reverified}/{count}"),
             ("verification rate of the service", str(self.verifications)),
+            (
+                "verifications that did not pass",
+                listed(Counter(self.verifications.others)),
+            ),
         ]
 
 
@@ -95,11 +112,11 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 
 
 def listed(named: Counter[str]) -> str:
-    """Return names with their counts, or "nobody"."""
+    """Return names with their counts, or "none"."""
     shown = (
         f"{name.removeprefix('Diagnosis')} x{n}" for name, n in sorted(named.items())
     )
-    return ", ".join(shown) or "nobody"
+    return ", ".join(shown) or "none"
 
 
 def table(runs: Sequence[Run]) -> str:
