@@ -162,6 +162,9 @@ async def send_json(
 
 
 _STATUS_CODES: Sequence[tuple[type[SecureError], int, str]] = (
+    # Answered though nobody listens: BentoML's timer ends with the first byte sent,
+    # and until then holds the request, and a shutdown, for the service's timeout.
+    (DisconnectedError, 400, "disconnected"),
     (RequestTooLargeError, 413, "too-large"),
     (NotFoundError, 404, "not-found"),
     (UnauthorisedError, 401, "unauthorised"),

@@ -23,7 +23,6 @@ from bentoml_secure.digest import REQUEST_ID_BYTES, parse_hex
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.asgi import (
     App,
-    DisconnectedError,
     HandlerError,
     Message,
     NotFoundError,
@@ -95,8 +94,6 @@ class EntryDoor:
         try:
             refuse_pickle(scope["headers"])
             await self._route(scope, receive, tracked)
-        except DisconnectedError:
-            return
         except Exception as error:  # noqa: BLE001 - the door must not raise
             status, document = describe(error)
             if not started:

@@ -87,8 +87,6 @@ class RunnerDoor:
 
         try:
             await self._route(route, scope, receive, tracked)
-        except DisconnectedError:
-            return
         except Exception as error:  # noqa: BLE001 - the door must not raise
             status, document = describe(error)
             if not started:
