@@ -3,7 +3,7 @@
     python -m examples.diagnosis.train build/diagnosis.onnx
 
 Data: Wisconsin diagnostic breast cancer, 569 samples of 30 measurements, shipped by
-scikit-learn. Seeded: the same file on every run of one machine.
+scikit-learn. Seeded: the same weights on every run of one machine.
 """
 
 from __future__ import annotations
