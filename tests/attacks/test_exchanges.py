@@ -1,0 +1,196 @@
+"""Exchanges that lie, sent to a runner by whoever can reach its port."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bentoml_secure.serving.exchange import REQUEST_TYPE, Exchange
+from bentoml_secure.split.plan import Plan, load_plan
+from bentoml_secure.tensors import encode
+from tests.attacks import raw
+from tests.attacks.targets import CAP_BYTES, REPLICAS, Target
+from tests.harness import sample
+
+FEATURES = {"dtype": "F32", "shape": [2, 30], "data_offsets": [0, 240]}
+OTHER = f"sha256-jcs-v1:{'0' * 64}"
+
+
+@pytest.fixture(scope="module")
+def plan(target: Target) -> Plan:
+    return load_plan(target.project.plan)
+
+
+def metadata_of(plan: Plan, **changes: Any) -> bytes:
+    segment = plan.segments[0]
+    fields: dict[str, Any] = {
+        "request_id": "0" * 32,
+        "nonce": "0" * 64,
+        "infer_index": 0,
+        "exchange_id": "0" * 32,
+        "plan_digest": plan.digest,
+        "segment": segment.identity,
+        "input_salts": {spec.name: bytes(32) for spec in segment.inputs},
+        "output_salts": {spec.name: bytes(32) for spec in segment.outputs},
+    }
+    return Exchange(**{**fields, **changes}).encode()
+
+
+def tensors_of(header: Any, data: bytes = bytes(240)) -> bytes:
+    text = header if isinstance(header, bytes) else compact(header)
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def compact(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def send(target: Target, body: bytes, *, length: int | None = None) -> raw.Said:
+    url = target.served.replica_urls()[REPLICAS[0]]
+    typed = [("Content-Type", REQUEST_TYPE)]
+    return raw.post(url, "/bsec/v1/infer", body, typed, length=length)
+
+
+def test_an_honest_exchange_is_answered(target: Target, plan: Plan) -> None:
+    """What the lies below differ from; callers are not authenticated yet."""
+    said = send(target, metadata_of(plan) + encode({"features": sample(2)}))
+    assert said.status == 200
+
+
+HEADERS: dict[str, tuple[Any, str]] = {
+    "a gigabyte": (
+        {
+            "features": {
+                "dtype": "F32",
+                "shape": [1 << 28],
+                "data_offsets": [0, 1 << 30],
+            }
+        },
+        "header says 10737419",
+    ),
+    "an exabyte": (
+        {"features": {**FEATURES, "shape": [1 << 58, 0], "data_offsets": [0, 0]}},
+        "over 1073741824 bytes",
+    ),
+    "offsets": ({"features": {**FEATURES, "data_offsets": [0, 232]}}, "data_offsets"),
+    "negative": ({"features": {**FEATURES, "shape": [-2, -30]}}, "bad dimension -2"),
+    "fraction": ({"features": {**FEATURES, "shape": [2.0, 30]}}, "bad dimension 2.0"),
+    "dtype": ({"features": {**FEATURES, "dtype": "I32"}}, "dtype: got int32"),
+    "unknown dtype": ({"features": {**FEATURES, "dtype": "O"}}, "dtype: got 'O'"),
+    "rank": ({"features": {**FEATURES, "shape": [60]}}, r"shape: got [60]"),
+    "name": ({"other": FEATURES}, "got ['other'], want ['features']"),
+    "twice": (
+        b'{"features":'
+        + compact(FEATURES)
+        + b',"features":'
+        + compact(FEATURES)
+        + b"}",
+        "a key stands twice",
+    ),
+    "spaced": (json.dumps({"features": FEATURES}).encode(), "not in its canonical"),
+    "no object": (b"[]", "want an object"),
+    "pickle": (b"\x80\x04N.", "not valid JSON"),
+    "deep": (b"[" * 60_000, "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize(("header", "reason"), HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_refused(
+    target: Target, plan: Plan, header: Any, reason: str
+) -> None:
+    with target.watched():
+        said = send(target, metadata_of(plan) + tensors_of(header))
+        assert (said.status, said.code) == (400, "malformed-input")
+        assert reason in said.message
+    assert target.is_whole()
+
+
+@pytest.mark.parametrize("length", [0, 12, (64 << 10) + 8, 1 << 62])
+def test_a_header_length_that_lies_is_refused(
+    target: Target, plan: Plan, length: int
+) -> None:
+    body = metadata_of(plan) + length.to_bytes(8, "little") + bytes(1024)
+    with target.watched():
+        said = send(target, body)
+        assert (said.status, said.code) == (400, "malformed-input")
+        assert f"header: got {length} bytes" in said.message
+    assert target.is_whole()
+
+
+METADATA: dict[str, tuple[bytes, str]] = {
+    "four gigabytes": (b"\xff" * 4, "got a length of 4294967295 bytes"),
+    "over the cap": ((128 * 1024 + 1).to_bytes(4, "big"), "want at most 131072"),
+    "no JSON": ((4).to_bytes(4, "big") + b"\x80\x04N.", "not valid JSON"),
+    "deep": ((100_000).to_bytes(4, "big") + b"[" * 100_000, "not valid JSON"),
+    "empty": ((2).to_bytes(4, "big") + b"{}", "exchange: want exactly"),
+    "nothing": (b"", "the message ended early"),
+}
+
+
+@pytest.mark.parametrize(("start", "reason"), METADATA.values(), ids=METADATA)
+def test_metadata_that_lies_is_refused(
+    target: Target, start: bytes, reason: str
+) -> None:
+    with target.watched():
+        said = send(target, start)
+        assert (said.status, said.code) == (400, "malformed-input")
+        assert reason in said.message
+    assert target.is_whole()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"plan_digest": OTHER}, "exchange plan: got"),
+        ({"segment": OTHER}, "exchange segment: got"),
+        ({"input_salts": {}}, "exchange input_salts: got []"),
+        ({"output_salts": {"features": bytes(32)}}, "exchange output_salts: got"),
+        ({"input_salts": {"features": bytes(8)}}, "got 16 hex digits, want 64"),
+        ({"request_id": "0" * 30}, "got 30 hex digits, want 32"),
+        ({"infer_index": -1}, "want an integer from 0"),
+    ],
+)
+def test_an_exchange_about_something_else_is_refused(
+    target: Target, plan: Plan, changes: dict[str, Any], reason: str
+) -> None:
+    said = send(target, metadata_of(plan, **changes) + encode({"features": sample(2)}))
+    assert (said.status, said.code) == (400, "malformed-input")
+    assert reason in said.message
+    assert target.is_whole()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_the_plan_refuses(target: Target, plan: Plan, value: float) -> None:
+    features = sample(2)
+    features[1, 7] = value
+    said = send(target, metadata_of(plan) + encode({"features": features}))
+    assert (said.status, said.code) == (400, "malformed-input")
+    assert "holds NaN or infinity" in said.message
+    assert target.is_whole()
+
+
+def test_a_length_beyond_the_body_waits_for_it(target: Target, plan: Plan) -> None:
+    """The caller is the one who waits; the promised bytes are not allocated."""
+    body = metadata_of(plan) + tensors_of({"features": FEATURES})
+    with (
+        target.watched(),
+        raw.connect(target.served.replica_urls()[REPLICAS[0]], timeout=1) as caller,
+    ):
+        headers = [("Content-Type", REQUEST_TYPE), ("Content-Length", str(CAP_BYTES))]
+        caller.sendall(raw.head("POST", "/bsec/v1/infer", headers) + body)
+        # The header says 240 bytes of data: refused at once, not after the cap.
+        assert b"header says" in caller.recv(1 << 16)
+    assert target.is_whole()
+
+
+def test_more_bytes_than_the_header_says_are_refused(
+    target: Target, plan: Plan
+) -> None:
+    body = metadata_of(plan) + tensors_of({"features": FEATURES}, bytes(241))
+    said = send(target, body)
+    assert (said.status, said.code) == (400, "malformed-input")
+    assert target.is_whole()
