@@ -95,13 +95,16 @@ def test_a_host_that_ends_is_named_absent(
     with each_alone(staged, tmp_path, {name: {"port": port}}) as extra:
         wait_until_ready(extra[name])
         urls = {n: host.url for n, host in runners.items()}
-        with entry_of(staged, tmp_path / "entry", {**urls, name: extra[name].url}) as d:
-            with d.client() as client:
-                assert absent(d.ask(client)) == set()
-                for worker in extra[name].workers().values():
-                    worker.kill()
-                extra[name].process.kill()
-                assert absent(d.ask(client)) == {name}
+        urls[name] = extra[name].url
+        with (
+            entry_of(staged, tmp_path / "entry", urls) as deployment,
+            deployment.client() as client,
+        ):
+            assert absent(deployment.ask(client)) == set()
+            for worker in extra[name].workers().values():
+                worker.kill()
+            extra[name].process.kill()
+            assert absent(deployment.ask(client)) == {name}
 
 
 def test_one_replica_hangs_in_its_constructor_and_one_never_starts(
