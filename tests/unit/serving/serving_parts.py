@@ -9,6 +9,8 @@ The network is ``x`` float32[batch, 4], ``mask`` bool[batch, 4] to ``t`` and ``y
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,7 +39,7 @@ from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.split import Plan, split_onnx
-from bentoml_secure.split.runtime import LoadedSegment, load_chain
+from bentoml_secure.split.runtime import Chain, LoadedSegment, load_chain
 from bentoml_secure.statements import EXCHANGE_ID_BYTES
 from bentoml_secure.tensors import Array, TensorSpec
 from bentoml_secure.testing.deployment import NOW, key_of
@@ -297,14 +299,42 @@ class Ground:
         )
 
 
+def held_back(run: RunSegment, gate: threading.Event) -> RunSegment:
+    """Return a run that answers only once the gate is open."""
+
+    def late(tensors: Mapping[str, Array]) -> Mapping[str, Array]:
+        assert gate.wait(10)
+        return run(tensors)
+
+    return late
+
+
+async def with_late_replica(
+    ground: Ground, gate: threading.Event, run: RunSegment | None = None
+) -> Engine:
+    """Return an engine whose last replica of segment 0 waits for the gate."""
+    late = held_back(run or ground.segments[0].run_unchecked, gate)
+    engine = await ground.attested(runs={(0, 2): late})
+    for peer in engine.peers[0]:
+        assert isinstance(peer.channel, LocalChannel)
+        # In a thread each, as runs that take long are.
+        peer.channel._core._run_seconds = 1.0
+    return engine
+
+
 def name_of(index: int, replica: int) -> str:
     """Return the name of a replica's service."""
     return f"{SERVICE}{index}{replica}"
 
 
+@functools.cache
+def _loaded(folder: Path) -> Chain:
+    return load_chain(folder, threads=1)
+
+
 def make_ground(folder: Path, **changes: Any) -> Ground:
     """Return the ground of a plan's folder; ``changes`` are the scenario's."""
-    chain = load_chain(folder, threads=1)
+    chain = _loaded(folder)
     return Ground(
         plan=chain.plan, segments=chain.segments, scenario=scenario(**changes)
     )
@@ -318,7 +348,7 @@ def scenario(**changes: Any) -> Scenario:
             "replicas": 3,
             "quorum": 2,
             "deadline_ms": 5000,
-            "grace_ms": 200,
+            "grace_ms": 2000,
             "evidence_max_age_seconds": MAX_AGE,
             **changes,
         }

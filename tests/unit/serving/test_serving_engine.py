@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
-from bentoml_secure.serving.channel import LocalChannel, Received
+from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.engine import Engine, keep_all_attested
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.runner import RunSegment
@@ -29,16 +30,15 @@ from bentoml_secure.statements import (
     verify_statement,
 )
 from bentoml_secure.tensors import Array, commit
-from bentoml_secure.testing.faults import constant, delayed, lying, scaled
+from bentoml_secure.testing.faults import constant, lying, scaled
 from tests.unit.serving.serving_parts import (
     Ground,
     Wrapped,
     feed,
     make_ground,
     name_of,
+    with_late_replica,
 )
-
-LATE_SECONDS = 0.15
 
 
 def run_of(ground: Ground, index: int) -> RunSegment:
@@ -222,18 +222,13 @@ async def test_two_that_lie_differently_are_refused(ground: Ground) -> None:
 
 
 async def test_a_late_vote_is_collected_after_the_decision(ground: Ground) -> None:
-    def slow(tensors: Mapping[str, Array]) -> Mapping[str, Array]:
-        return delayed(LATE_SECONDS)(dict(run_of(ground, 0)(tensors)))
-
-    engine = await ground.attested(runs={(0, 2): slow})
-    for peer in engine.peers[0]:
-        # Not on the event loop: the others would wait for it.
-        assert isinstance(peer.channel, LocalChannel)
-        peer.channel._core._run_seconds = 1.0
+    gate = threading.Event()
+    engine = await with_late_replica(ground, gate)
     context = ground.context()
     await engine.infer(context, feed())
     pending = next(p for p in context.late if p.segment_index == 0)
     assert (pending.infer_index, pending.tolerance) == (0, 2e-5)
+    gate.set()
     late = await pending.task
     assert late.absent == ()
     assert late.answers[name_of(0, 2)].value.commitments == pending.agreed.commitments
