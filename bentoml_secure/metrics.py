@@ -7,10 +7,12 @@ because a collector may exist once only in a process. The verification rate is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -161,3 +163,28 @@ def overhead(mechanism: Mechanism) -> Iterator[None]:
         yield
     finally:
         _overhead().labels(mechanism).observe(time.perf_counter() - started)
+
+
+def forget_ended_processes() -> None:
+    """Remove the gauges that killed processes left behind.
+
+    A killed entry's last word would stand beside its successor's for ever; what it
+    counted stays, and goes on to count.
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -23,6 +23,7 @@ from typing import Any
 import anyio.from_thread
 import bentoml
 
+from bentoml_secure import metrics
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.serving.bento_internals import (
     api_paths,
@@ -309,6 +310,7 @@ def _entry_class(
         cls.__init__(self)  # type: ignore[misc]  # the class that was decorated
 
     async def start(self: Any) -> None:
+        metrics.forget_ended_processes()
         await attribute.entry().start()
 
     async def stop(self: Any) -> None:

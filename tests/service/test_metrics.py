@@ -8,35 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentoml_secure.client import Answer
 from tests.harness import client_of
+from tests.service.counters import Key, attested_series, scrape, series
 from tests.service.deployments import REPLICAS, Deployment, eventually
 
-PREFIX = "bentoml_secure_"
 LIAR = "DiagnosisSegment0Replica1"
 GOOD, LIED, REFUSED = 12, 7, 5
-
-Key = tuple[str, ...]
-
-
-def scrape(text: str) -> Counter[Key]:
-    """Return our series: name and sorted label values, to value; no buckets, sums."""
-    counts: Counter[Key] = Counter()
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name.startswith(PREFIX) and not sample.name.endswith(
-                ("_bucket", "_sum", "_created")
-            ):
-                labels = [f"{k}={v}" for k, v in sorted(sample.labels.items())]
-                counts[sample.name.removeprefix(PREFIX), *labels] = int(sample.value)
-    return counts
-
-
-def series(name: str, **labels: str) -> Key:
-    """Return the key of one series."""
-    return (name, *(f"{k}={v}" for k, v in sorted(labels.items())))
 
 
 def settled(deployment: Deployment) -> Counter[Key]:
@@ -127,10 +106,7 @@ def test_every_replica_is_attested_and_its_kind_says_simulated(
 ) -> None:
     counts = settled(deployment)
     attested = {key: value for key, value in counts.items() if key[0] == "attested"}
-    assert attested == {
-        series("attested", kind="simulated", segment=name[16], replica=name): 1
-        for name in REPLICAS
-    }
+    assert attested == {attested_series(name): 1 for name in REPLICAS}
     for segment in ("0", "1"):
         labels = {"mechanism": "attestation", "segment": segment}
         passed = counts[series("verifications_total", result="pass", **labels)]

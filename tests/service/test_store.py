@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,8 +18,16 @@ from bentoml_secure.client import Answer
 from bentoml_secure.receipts.bundle import parse_bundle
 from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.receipts.verify import verify_bundle
-from tests.harness import Project, Served, sample, serve, wait_until_ready
-from tests.service.deployments import ENTRY, STAGED, Deployment, eventually, readiness
+from tests.harness import Project, sample, serve, wait_until_ready
+from tests.service.counters import attested_series, scrape, series
+from tests.service.deployments import (
+    ENTRY,
+    REPLICAS,
+    STAGED,
+    Deployment,
+    eventually,
+    readiness,
+)
 
 BURST = 40
 """Answers after which the entry is killed, with others on their way."""
@@ -62,8 +74,9 @@ def history(
         deployment = Deployment(entry=entry, project=staged, trust=trust)
         with deployment.client() as client:
             asked = [deployment.ask(client) for _ in range(10)]
+        leave_a_gauge(home)
         answered = asyncio.run(kill_within_a_burst(deployment))
-        come_back(entry)
+        wait_until_ready(entry, BACK_SECONDS)
         with deployment.http() as http:
             found = [fetch(http, receipt.receipt_id) for receipt in answered]
         metrics = entry.metrics()
@@ -106,9 +119,20 @@ async def kill_within_a_burst(deployment: Deployment) -> list[Receipt]:
     return answered
 
 
-def come_back(entry: Served) -> None:
-    """Wait until the entry was started anew by its supervisor."""
-    wait_until_ready(entry, BACK_SECONDS)
+def leave_a_gauge(home: Path) -> None:
+    """Leave what an entry leaves that is killed while it distrusts a replica."""
+    code = (
+        "import os, signal; from bentoml_secure import metrics;"
+        f"metrics.set_attested('0', '{REPLICAS[0]}', 'simulated', False);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    folder = str(home / "prometheus_multiproc_dir")
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": folder},
+        check=False,
+        timeout=30,
+    )
 
 
 def fetch(http: httpx.Client, receipt_id: str) -> tuple[int, bytes]:
@@ -131,6 +155,16 @@ def test_every_answer_before_a_kill_has_its_receipt_after_it(history: History) -
         # and a receipt that waits for them in vain fails at its deadline.
         verdict = verify_bundle(bundle, trust, now=receipt.answered_at)
         assert verdict.receipt_id == receipt.receipt_id
+
+
+def test_a_killed_entrys_counters_go_on_and_its_gauges_are_gone(
+    history: History,
+) -> None:
+    counts = scrape(history.metrics)
+    issued = counts[series("receipts_total", scenario="general", state="issued")]
+    assert issued >= len(history.asked) + len(history.answered)
+    attested = {key: value for key, value in counts.items() if key[0] == "attested"}
+    assert attested == {attested_series(name): 1 for name in REPLICAS}
 
 
 def test_receipts_verify_after_the_service_was_stopped_and_served_again(
