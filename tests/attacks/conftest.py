@@ -11,7 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.attacks.targets import SERVICE, TARGET, Rogues, Target, target_of
+from tests.attacks.targets import (
+    PEAKS,
+    SERVICE,
+    TARGET,
+    Rogues,
+    Target,
+    target_of,
+)
 from tests.harness import (
     Project,
     free_port,
@@ -103,3 +110,12 @@ def wait_for_control(rogues: Rogues, seconds: float = 60.0) -> None:
             if has_ended(rogues.host.process) or time.monotonic() > ends:
                 raise AssertionError(rogues.host.log()) from None
             time.sleep(0.1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if PEAKS:
+        grown = max(PEAKS) / (1 << 20)
+        terminalreporter.write_line(
+            f"attacks: resident memory grew by {grown:.1f} MiB at most, "
+            f"of {len(PEAKS)} watched"
+        )
