@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.harness import Project, Served, free_port, wait_until_ready
+from tests.service.counters import attested_series, scrape, series
 from tests.service.deployments import (
     DEADLINE_SECONDS,
     ENTRY,
@@ -105,6 +106,24 @@ def test_a_host_that_ends_is_named_absent(
                 worker.kill()
             extra[name].process.kill()
             assert absent(deployment.ask(client)) == {name}
+
+
+def test_one_runner_named_twice_is_one_voice(
+    staged: Project, runners: dict[str, Served], apart: Deployment, tmp_path: Path
+) -> None:
+    name, other = "DiagnosisSegment0Replica1", "DiagnosisSegment0Replica0"
+    urls = {n: host.url for n, host in runners.items()}
+    with (
+        entry_of(staged, tmp_path, {**urls, name: urls[other]}) as deployment,
+        deployment.client() as client,
+    ):
+        assert absent(deployment.ask(client)) == {name}
+        counts = scrape(deployment.entry.metrics())
+    labels = {"mechanism": "attestation", "segment": "0"}
+    assert counts[series("verifications_total", result="fail", **labels)] >= 1
+    assert counts[series("verifications_total", result="pass", **labels)] == 2
+    attested = {key for key, value in counts.items() if key[0] == "attested" and value}
+    assert attested == {attested_series(n) for n in REPLICAS if n != name}
 
 
 def test_one_replica_hangs_in_its_constructor_and_one_never_starts(
