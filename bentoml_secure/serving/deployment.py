@@ -26,7 +26,7 @@ from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.identity import Identity, utc_now
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
-from bentoml_secure.serving.settings import Settings, from_environment
+from bentoml_secure.serving.settings import STORE, Settings, from_environment
 from bentoml_secure.split.plan import Plan, load_plan
 from bentoml_secure.split.runtime import load_segment
 
@@ -62,6 +62,13 @@ def find(path: str | Path, module: str) -> Path:
         f"{path}: not found in {', '.join(str(c.parent) for c in candidates)}.",
         remedy="Make it, correct the path, or add it to include of bentofile.yaml.",
     )
+
+
+def _read(what: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{what}: {error}.") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +123,7 @@ class Deployment:
             folder=folder,
             plan=load_plan(folder),
             replicas=replicas,
-            scenarios=parse_scenarios(find(scenarios, module).read_bytes()),
+            scenarios=parse_scenarios(_read("scenarios", find(scenarios, module))),
             threads=threads,
             in_process=in_process,
             max_message_bytes=max_message_bytes,
@@ -138,7 +145,7 @@ class Deployment:
     @functools.cached_property
     def policy(self) -> AppraisalPolicy:
         """Who may be a runner."""
-        return parse_policy(self.settings.policy.read_bytes())
+        return parse_policy(_read("policy", self.settings.policy))
 
     @functools.cached_property
     def configuration(self) -> Configuration:
@@ -197,7 +204,14 @@ class Deployment:
             ]
             for index, names in enumerate(self.runner_names)
         ]
-        self.settings.store.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.settings.store.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"receipt store: its folder cannot be made: {error}.",
+                remedy=f"Name a file with {STORE} in a folder that can be written.",
+            ) from error
         return Entry(
             self.configuration,
             identity,

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from tests.unit.serving.serving_parts import Ground, make_ground, split_skips
 
@@ -18,3 +22,19 @@ def skips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ground(skips: Path) -> Ground:
     return make_ground(skips / "plan")
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Configure BentoML for a service, as its command line does before a start.
+
+    Takes the service and what the operator says in BENTOML_CONFIG_OPTIONS.
+    """
+    before = copy.deepcopy(BentoMLContainer.config.get())
+
+    def configure(service: Any, options: str = "") -> None:
+        monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", options)
+        service.inject_config()
+
+    yield configure
+    BentoMLContainer.config.set(before)

@@ -73,21 +73,17 @@ async def test_who_stops_waiting_is_passed_over() -> None:
 
 async def test_who_is_cancelled_just_as_its_turn_comes_hands_it_back() -> None:
     budget, log = ByteBudget(10), list[str]()
-    end, rest = asyncio.Event(), asyncio.Event()
-    holder = asyncio.create_task(hold(budget, 10, "holder", log, end))
-    await settle()
-    waiting = asyncio.create_task(hold(budget, 10, "waiting", log, rest))
-    behind = asyncio.create_task(hold(budget, 10, "behind", log, rest))
-    await settle()
-    end.set()
-    # The holder's last step gives the turn away; the next step would take it.
-    await asyncio.wait([holder])
+    rest = asyncio.Event()
+    async with budget.hold(10):
+        waiting = asyncio.create_task(hold(budget, 10, "waiting", log, rest))
+        behind = asyncio.create_task(hold(budget, 10, "behind", log, rest))
+        await settle()
+    # Its turn was given away just now; its next step would take it.
     waiting.cancel()
     await settle()
+    assert log == ["behind"]
     rest.set()
     await asyncio.wait_for(behind, 1)
-    assert log[0] == "holder"
-    assert log[-1] == "behind"
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with asyncio.timeout(1), budget.hold(10):

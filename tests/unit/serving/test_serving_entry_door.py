@@ -16,13 +16,14 @@ from bentoml_secure.errors import SecureError
 from bentoml_secure.receipts.bundle import parse_bundle
 from bentoml_secure.receipts.opening import Opening
 from bentoml_secure.receipts.receipt import parse_receipt
+from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.receipts.verify import State, verify_bundle
 from bentoml_secure.serving import entry_door
 from bentoml_secure.serving.asgi import App, Message, Receive, Scope, Send
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.entry_door import EntryDoor
 from bentoml_secure.serving.peers import parse_attestation
-from bentoml_secure.serving.request import current
+from bentoml_secure.serving.request import RequestContext, current
 from tests.unit.serving.serving_parts import (
     Asgi,
     Ground,
@@ -280,6 +281,29 @@ async def test_the_handler_cannot_speak_in_the_entrys_name(
     behind.status = 404
     refused = await call(door, "POST", "/ask", ASK)
     assert (refused.status, stated(refused)) == (404, {})
+
+
+async def test_what_is_not_simulated_is_not_called_so(
+    behind: Behind, ground: Ground, tmp_path: Path
+) -> None:
+    class Hardware(Entry):
+        def is_simulated(self, context: RequestContext) -> bool:
+            return False
+
+    engine, store = await ground.attested(), SqliteReceiptStore(tmp_path / "another")
+    entry = Hardware(
+        ground.configuration,
+        ground.own,
+        engine,
+        store,
+        max_age_seconds=300,
+        keep_salts=False,
+        clock=ground.clock,
+    )
+    caller = await call(door_of(behind, entry), "POST", "/ask", ASK)
+    assert caller.status == 200
+    assert b"bsec-simulated" not in caller.headers
+    await entry.close()
 
 
 async def test_a_handlers_own_error_goes_out_without_a_receipt(

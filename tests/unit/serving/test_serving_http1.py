@@ -555,3 +555,10 @@ async def test_a_small_request_takes_no_time_of_its_own() -> None:
         for _ in range(200):
             await get(client)
         assert time.perf_counter() - started < 4.0
+
+
+async def test_a_connection_that_was_never_made() -> None:
+    connection = http1._Connection()
+    connection.abort()
+    with pytest.raises(ConnectionLostError, match="before the request"):
+        await connection.roundtrip(b"", (), Got().on_head)

@@ -1,0 +1,115 @@
+"""What a process is told by its environment, and what it is told is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.serving.settings import (
+    DEV_ROOT,
+    POLICY,
+    SALT_TOKEN_FILE,
+    STORE,
+    Settings,
+    from_environment,
+    read_settings,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    (folder / "policy.toml").write_text("")
+    return folder
+
+
+def test_a_development_root_is_enough(root: Path, tmp_path: Path) -> None:
+    environment = {DEV_ROOT: str(root), "BENTOML_HOME": str(tmp_path / "home")}
+    assert read_settings(environment, service="Diagnosis") == Settings(
+        dev_root=root,
+        policy=root / "policy.toml",
+        store=tmp_path / "home" / "bentoml_secure" / "diagnosis.sqlite",
+        salt_token=None,
+    )
+
+
+def test_everything_may_be_named(root: Path, tmp_path: Path) -> None:
+    policy, token = tmp_path / "policy", tmp_path / "token"
+    policy.write_text("")
+    token.write_text("  " + "t" * 32 + "\n")
+    environment = {
+        DEV_ROOT: str(root),
+        POLICY: str(policy),
+        STORE: str(tmp_path / "store"),
+        SALT_TOKEN_FILE: str(token),
+    }
+    settings = read_settings(environment, service="Diagnosis")
+    assert settings.policy == policy
+    assert settings.store == tmp_path / "store"
+    assert settings.salt_token == "t" * 32
+
+
+def test_without_a_home_receipts_are_beside_bentomls_own(root: Path) -> None:
+    settings = read_settings({DEV_ROOT: str(root)}, service="D")
+    assert settings.store == Path.home() / "bentoml" / "bentoml_secure" / "d.sqlite"
+
+
+def test_relative_paths_are_of_the_working_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    settings = read_settings({DEV_ROOT: "root", STORE: "s"}, service="D")
+    assert (settings.dev_root, settings.store) == (root, root.parent / "s")
+
+
+@pytest.mark.parametrize("environment", [{}, {DEV_ROOT: ""}])
+def test_a_process_that_cannot_attest_itself_does_not_start(
+    environment: dict[str, str],
+) -> None:
+    with pytest.raises(ConfigurationError, match="no attester is configured") as caught:
+        read_settings(environment, service="D")
+    assert "bentoml-secure dev-root DIR" in caught.value.remedy
+    assert DEV_ROOT in caught.value.remedy
+
+
+def test_folders_and_files_that_are_not_there(root: Path, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    for environment, why in (
+        ({DEV_ROOT: missing}, f"development root: {missing} does not exist"),
+        ({DEV_ROOT: str(root), POLICY: missing}, f"policy: {missing} does not exist"),
+    ):
+        with pytest.raises(ConfigurationError, match=why) as caught:
+            read_settings(environment, service="D")
+        assert "correct the variable" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"short", "got a token of 5 characters, want 32"),
+        (b" " * 40, "got a token of 0 characters"),
+        (b"\xff" * 40, f"{SALT_TOKEN_FILE}: 'utf-8' codec"),
+        (None, "No such file"),
+    ],
+)
+def test_a_token_that_is_none(
+    root: Path, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    token = tmp_path / "token"
+    if content is not None:
+        token.write_bytes(content)
+    environment = {DEV_ROOT: str(root), SALT_TOKEN_FILE: str(token)}
+    with pytest.raises(ConfigurationError, match=why):
+        read_settings(environment, service="D")
+
+
+def test_the_environment_of_this_process(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (POLICY, STORE, SALT_TOKEN_FILE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(DEV_ROOT, str(root))
+    assert from_environment("D").dev_root == root
