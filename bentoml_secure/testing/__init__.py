@@ -6,5 +6,7 @@ names: they protect nothing.
     deployment     an entry and runners with real keys and simulated evidence
     receipts       receipts of such a deployment, honest or not
     tampering      what a lying entry or replica could make of them
+    faults         replicas of a real deployment that lie from inside
+    rogue          a host of replicas that do anything at all
     worked_example the example of docs/receipt-format.md
 """

@@ -1,6 +1,6 @@
 """A host of replicas that do anything: FAKE, for tests of those who must stand them.
 
-    python -m bentoml_secure.testing.rogue module:Class --port PORT
+    python -m bentoml_secure.testing.rogue module:Class --port PORT --marker DIR
 
 One process has every replica of a deployment, with real segments, real keys and
 simulated evidence under the development root it is given, which nobody else should

@@ -53,18 +53,21 @@ class Host:
 
     Args:
         service: What ``bentoml_secure.service`` made.
-        port: Of control; the replicas' follow, in the order of their names.
+        port: Of control.
         marker: Folder that pickles make where they are loaded.
     """
 
     def __init__(self, service: Any, port: int, marker: Path) -> None:
-        self.port = port
         self.trapped = 0
-        self._ports: dict[str, Port] = {}
+        self._control = Port(self._serve_control, port)
         made = service.all_services()
         names = sorted(name for name in made if name != service.name)
         self.replicas = {
             name: self._replica(made[name].inner, marker) for name in names
+        }
+        self._ports = {
+            name: Port(_Served(replica).serve)
+            for name, replica in self.replicas.items()
         }
         for replica in self.replicas.values():
             replica.neighbour = next(
@@ -85,30 +88,33 @@ class Host:
             run=loaded.run_unchecked,
             door=RunnerDoor(_healthy, lambda: core, deployment.max_message_bytes),
             attester=SimulatedAttester.from_folder(dev_root, clock=utc_now),
-            trap_url=f"http://127.0.0.1:{self.port}/trap",
+            trap_url=f"{self._control.url}/trap",
             marker=marker,
             max_message_bytes=deployment.max_message_bytes,
         )
 
     def url(self, name: str) -> str:
-        """Return where a replica answers."""
-        return f"http://127.0.0.1:{self.port + 1 + list(self.replicas).index(name)}"
+        """Return where a replica answers, once it does."""
+        return self._ports[name].url
 
     async def start(self) -> None:
         """Begin to listen on every port."""
-        for index, (name, replica) in enumerate(self.replicas.items()):
-            served = _Served(replica)
-            self._ports[name] = Port(served.serve, self.port + 1 + index)
-            await self._ports[name].open()
-        await Port(self._control, self.port).open()
+        for port in (*self._ports.values(), self._control):
+            await port.open()
 
-    async def _control(self, request: Request, writer: StreamWriter) -> bool:
-        reply = await self._controlled(request)
+    async def shut(self) -> None:
+        """Refuse connections on every port."""
+        for port in (*self._ports.values(), self._control):
+            await port.shut()
+
+    async def _serve_control(self, request: Request, writer: StreamWriter) -> bool:
+        reply = await self.controlled(request)
         writer.write(reply.encode())
         await writer.drain()
         return True
 
-    async def _controlled(self, request: Request) -> Reply:
+    async def controlled(self, request: Request) -> Reply:
+        """Answer a request to the control port."""
         if request.path.startswith("/trap"):
             self.trapped += 1
             return json_reply({})
@@ -125,7 +131,7 @@ class Host:
         replica = self.replicas[name]
         replica.infer, replica.attest = infer, attest
         if infer == DEAD:
-            self._ports[name].shut()
+            await self._ports[name].shut()
         else:
             await self._ports[name].open()
         return json_reply({})

@@ -112,28 +112,41 @@ Serve = Callable[[Request, asyncio.StreamWriter], Awaitable[bool]]
 
 
 class Port:
-    """A local port that can be shut and opened again, connections and all."""
+    """A local port that can be shut and opened again, connections and all.
 
-    def __init__(self, serve: Serve, port: int) -> None:
+    Args:
+        serve: Answers each request.
+        number: Of the port; 0 takes any that is free when it is first opened.
+    """
+
+    def __init__(self, serve: Serve, number: int = 0) -> None:
+        self.number = number
         self._serve = serve
-        self._port = port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        """Where it answers, once it was opened."""
+        return f"http://127.0.0.1:{self.number}"
 
     async def open(self) -> None:
         """Begin to listen."""
         if self._server is None:
             self._server = await asyncio.start_server(
-                self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES
+                self._connected, "127.0.0.1", self.number, limit=MAX_HEAD_BYTES
             )
+            self.number = self._server.sockets[0].getsockname()[1]
 
-    def shut(self) -> None:
+    async def shut(self) -> None:
         """Refuse connections, and drop those there are."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for writer in self._writers:
             writer.transport.abort()
+        # They are gone in the loop's next round.
+        await asyncio.sleep(0)
 
     async def _connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
