@@ -13,9 +13,7 @@ from bentoml_secure.testing.rogue.host import run
 
 @click.command()
 @click.argument("target", metavar="MODULE:CLASS")
-@click.option(
-    "--port", type=int, required=True, help="Of control."
-)
+@click.option("--port", type=int, required=True, help="Of control.")
 @click.option(
     "--marker",
     type=click.Path(path_type=Path),
