@@ -155,6 +155,7 @@ class RunnerCore:
         keys = self.identity.keys
 
         def sign(made: Mapping[str, Digest]) -> bytes:
+            """Return the signed statement over these outputs."""
             return self._statement(exchange, commitments, made, started_at, keys)
 
         prepare = _whole if outgoing.total_bytes <= CHUNK_BYTES else _streamed
