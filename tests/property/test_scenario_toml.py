@@ -1,0 +1,94 @@
+"""Scenario files: read back, or refused with a configuration error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bentoml_secure.errors import ConfigurationError, SecureError
+from bentoml_secure.receipts.toml import write_toml
+from bentoml_secure.scenario import Scenario, parse_scenarios
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, name: str) -> Scenario:
+    replicas = draw(st.integers(1, 64))
+    return Scenario(
+        name=name,
+        replicas=replicas,
+        quorum=draw(st.integers(replicas // 2 + 1, replicas)),
+        deadline_ms=draw(st.integers(1, 3_600_000)),
+        grace_ms=draw(st.integers(0, 60_000)),
+        evidence_max_age_seconds=draw(st.integers(1, 86_400)),
+    )
+
+
+NAMES = st.lists(
+    st.text(st.characters(codec="utf-8"), max_size=8).filter(
+        lambda name: name not in ("version", "minimum")
+    ),
+    min_size=1,
+    max_size=3,
+    unique=True,
+)
+
+
+@given(st.data(), NAMES)
+def test_scenarios_come_back_from_toml(data: st.DataObject, names: list[str]) -> None:
+    made = {name: data.draw(scenarios(name)) for name in names}
+    document: dict[str, Any] = {"version": 1, "minimum": names[-1]}
+    for name, scenario in made.items():
+        fields = scenario.to_json()
+        del fields["name"]
+        document[name] = fields
+    parsed = parse_scenarios(write_toml(document).encode())
+    assert (parsed.minimum, parsed.by_name) == (names[-1], made)
+    assert {n: s.digest for n, s in parsed.by_name.items()} == {
+        n: s.digest for n, s in made.items()
+    }
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda t: t.encode("utf-8", "replace"))
+)
+@example(b"version = 1\nminimum = 'a'\n[a]\nreplicas = " + b"9" * 5000)
+@example(b"x = " + b"{a=" * 10_000)
+@example(b"version = 1\n" + b"a." * 300 + b"b = 1")
+def test_any_bytes_are_scenarios_or_refused(data: bytes) -> None:
+    try:
+        parsed = parse_scenarios(data)
+    except ConfigurationError:
+        return
+    assert parsed.select(None).name == parsed.minimum
+
+
+@given(scenarios("a"), scenarios("b"))
+def test_weaker_is_what_demands_less(one: Scenario, other: Scenario) -> None:
+    assert one.weaker_than(one) == []
+    less = one.replicas < other.replicas or one.quorum < other.quorum
+    older = one.evidence_max_age_seconds > other.evidence_max_age_seconds
+    assert bool(one.weaker_than(other)) is (less or older)
+
+
+@given(
+    st.sampled_from(sorted(Scenario.__slots__)),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+)
+def test_anything_in_a_field_reads_back_or_is_refused(field: str, value: Any) -> None:
+    document: dict[str, Any] = {
+        "name": "a",
+        "replicas": 3,
+        "quorum": 2,
+        "deadline_ms": 1,
+        "grace_ms": 0,
+        "evidence_max_age_seconds": 1,
+        field: value,
+    }
+    try:
+        scenario = Scenario.from_json(document)
+    except SecureError:
+        return
+    assert scenario.to_json() == document

@@ -1,0 +1,205 @@
+"""Scenarios and the configuration of a deployment, from TOML that says nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from bentoml_secure.digest import digest_json
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.scenario import (
+    MAX_SCENARIO_BYTES,
+    Configuration,
+    Scenario,
+    Scenarios,
+    parse_scenarios,
+)
+
+FIELDS: dict[str, Any] = {
+    "replicas": 3,
+    "quorum": 2,
+    "deadline_ms": 5000,
+    "grace_ms": 500,
+    "evidence_max_age_seconds": 300,
+}
+
+
+def table(name: str, /, **changes: Any) -> str:
+    fields = {**FIELDS, **changes}
+    return f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in fields.items())
+
+
+def toml(*tables: str, minimum: str = '"general"', version: str = "1") -> bytes:
+    head = f"version = {version}\nminimum = {minimum}\n"
+    return (head + "".join(tables)).encode()
+
+
+def scenario(**changes: Any) -> Scenario:
+    return Scenario(**{"name": "general", **FIELDS, **changes})
+
+
+def test_a_file_of_scenarios() -> None:
+    parsed = parse_scenarios(toml(table("general"), table("critical", quorum=3)))
+    assert parsed.minimum == "general"
+    assert parsed.by_name == {
+        "general": scenario(),
+        "critical": scenario(name="critical", quorum=3),
+    }
+
+
+def test_a_digest_is_that_of_the_document_in_every_field() -> None:
+    assert scenario().digest == digest_json({"name": "general", **FIELDS})
+    changed = [
+        scenario(**{name: FIELDS[name] + 1}) for name in ("replicas", "grace_ms")
+    ]
+    changed += [scenario(quorum=3), scenario(deadline_ms=1), scenario(name="other")]
+    changed += [scenario(evidence_max_age_seconds=1)]
+    assert len({s.digest for s in [scenario(), *changed]}) == 7
+    assert Scenario.from_json(scenario().to_json()) == scenario()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\xff", "not TOML"),
+        (b"version = ", "not TOML"),
+        (b"a = " + b"[" * 30_000, "not TOML"),
+        (b"a = " + b"1" * 5000, "not TOML"),
+        (b"#" * (MAX_SCENARIO_BYTES + 1), "got 65537 bytes, want at most 65536"),
+        (b"", "version: want 1"),
+        (toml(table("general"), version="2"), "version: want 1"),
+        (toml(table("general"), version='"1"'), "version: want 1"),
+        (toml(), "minimum: got 'general', want the name of a scenario here"),
+        (toml(table("general"), minimum="1"), "minimum: got 1"),
+        (toml(table("general"), minimum='"critical"'), "minimum: got 'critical'"),
+        (toml("mode = 1\n", table("general")), "unknown key 'mode'"),
+        (toml(table("general", name='"x"')), "unknown key 'general'"),
+        (toml(table("general", zk="true")), "missing or unknown zk; want exactly"),
+        (toml("[general]\n"), "missing or unknown deadline_ms"),
+        (toml(table("general", quorum="2.0")), "quorum: want an integer"),
+        (toml(table("general", grace_ms="true")), "grace_ms: want an integer"),
+        (toml(table("general", replicas=0)), "replicas: got 0, want 1 to 64"),
+        (toml(table("general", replicas=65)), "replicas: got 65, want 1 to 64"),
+        (toml(table("general", quorum=1)), "quorum: got 1, want more than half of 3"),
+        (toml(table("general", quorum=4)), "quorum: got 4, want more than half of 3"),
+        (toml(table("general", replicas=4)), "quorum: got 2, want more than half of 4"),
+        (toml(table("general", deadline_ms=0)), "deadline_ms: got 0"),
+        (toml(table("general", grace_ms=60_001)), "grace_ms: got 60001"),
+        (toml(table("general", evidence_max_age_seconds=0)), "max_age_seconds: got 0"),
+        (b"version = 1\n" + b"a." * 500 + b"b = 1", "missing or unknown a"),
+    ],
+)
+def test_a_file_that_says_anything_else_is_refused(data: bytes, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        parse_scenarios(data)
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"name": 1, **FIELDS}, FIELDS])
+def test_what_is_no_scenario(document: object) -> None:
+    with pytest.raises(ConfigurationError, match="want a table with a name"):
+        Scenario.from_json(document)
+
+
+def test_a_name_that_has_no_canonical_form() -> None:
+    with pytest.raises(MalformedInputError, match="canonical JSON"):
+        Scenario.from_json({"name": "\ud800", **FIELDS})
+
+
+def scenarios(**others: Scenario) -> Scenarios:
+    return Scenarios(minimum="general", by_name={"general": scenario(), **others})
+
+
+def test_the_minimum_is_served_where_none_was_asked_for() -> None:
+    assert scenarios().select(None) == scenario()
+    assert scenarios().select("general") == scenario()
+
+
+def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
+    critical = scenario(name="critical", replicas=5, quorum=3)
+    assert scenarios(critical=critical).select("critical") == critical
+    for name in ("other", "", "General", "x" * 1000):
+        with pytest.raises(ConfigurationError, match="want one of general, critical"):
+            scenarios(critical=critical).select(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"replicas": 2}, ["replicas"]),
+        ({"replicas": 1, "quorum": 1}, ["replicas", "quorum"]),
+        ({"evidence_max_age_seconds": 301}, ["evidence_max_age_seconds"]),
+        ({"deadline_ms": 9, "grace_ms": 9}, []),
+        ({"replicas": 5, "quorum": 3, "evidence_max_age_seconds": 1}, []),
+    ],
+)
+def test_less_than_the_minimum_is_never_served(
+    changes: dict[str, int], fields: list[str]
+) -> None:
+    other = scenario(name="other", **changes)
+    assert other.weaker_than(scenario()) == fields
+    if fields:
+        why = f"'other': below the service's minimum 'general' in {', '.join(fields)}"
+        with pytest.raises(ConfigurationError, match=re.escape(why)):
+            scenarios(other=other).select("other")
+    else:
+        assert scenarios(other=other).select("other") == other
+
+
+def configuration(**changes: Any) -> Configuration:
+    return Configuration(
+        **{
+            "service": "D",
+            "replicas": 3,
+            "segments": 2,
+            "scenarios": scenarios(),
+            "policy": {"version": 1},
+            **changes,
+        }
+    )
+
+
+def test_every_part_of_a_configuration_is_in_its_digest() -> None:
+    other = scenario(name="other")
+    made = [
+        configuration(),
+        configuration(service="E"),
+        configuration(replicas=4),
+        configuration(segments=3),
+        configuration(scenarios=scenarios(other=other)),
+        configuration(
+            scenarios=Scenarios(
+                minimum="other", by_name={"general": scenario(), "other": other}
+            )
+        ),
+        configuration(policy={"version": 2}),
+    ]
+    assert len({c.digest for c in made}) == len(made)
+    assert configuration().digest == digest_json(configuration().to_json())
+
+
+def test_the_order_of_scenarios_in_the_file_does_not_matter() -> None:
+    other = scenario(name="other")
+    one = {"general": scenario(), "other": other}
+    two = {"other": other, "general": scenario()}
+    assert (
+        configuration(scenarios=Scenarios(minimum="other", by_name=one)).digest
+        == configuration(scenarios=Scenarios(minimum="other", by_name=two)).digest
+    )
+
+
+def test_more_replicas_than_there_are() -> None:
+    with pytest.raises(
+        ConfigurationError, match="'general' asks for 3 replicas, the service has 2"
+    ) as caught:
+        configuration(replicas=2)
+    assert (
+        caught.value.remedy == "Raise replicas= of the service or lower the scenario's."
+    )
+
+
+def test_scenarios_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError, match="quorum"):
+        scenario().quorum = 1  # type: ignore[misc]
