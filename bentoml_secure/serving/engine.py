@@ -42,7 +42,14 @@ from bentoml_secure.statements import (
     require_statement,
     verify_statement,
 )
-from bentoml_secure.tensors import Array, commit, require, require_values
+from bentoml_secure.tensors import (
+    Array,
+    TensorSpec,
+    commit,
+    require,
+    require_values,
+    with_sizes,
+)
 
 RULE = "within_tolerance"
 
@@ -153,6 +160,7 @@ class Engine:
             self.plan.digest,
             Outgoing.of({name: values.tensors[name] for name in names}),
             {name: values.commitments[name] for name in sorted(names)},
+            with_sizes(segment.outputs, segment.inputs, values.tensors),
             salts,
         )
         peers = self._committee(context, segment_index)
@@ -212,6 +220,7 @@ class _Asking:
     plan_digest: Digest
     outgoing: Outgoing
     inputs: Mapping[str, Digest]
+    outputs: Sequence[TensorSpec]
     salts: Mapping[str, bytes]
 
     async def ask(self, peer: Peer) -> Answer[Made]:
@@ -250,8 +259,8 @@ class _Asking:
             input_salts={s.name: self.salts[s.name] for s in segment.inputs},
             output_salts={s.name: self.salts[s.name] for s in segment.outputs},
         )
-        received = await peer.channel.exchange(exchange, self.outgoing, segment.outputs)
-        require_values(received.tensors, segment.outputs)
+        received = await peer.channel.exchange(exchange, self.outgoing, self.outputs)
+        require_values(received.tensors, self.outputs)
         with metrics.verification("statement", str(peer.index)):
             envelope = self._verify(exchange, attested, received)
         return Made(received.tensors, received.commitments, envelope)

@@ -41,7 +41,8 @@ from bentoml_secure.serving.runner_app import MAX_MESSAGE_BYTES, RunnerDoor
 from bentoml_secure.split.runtime import load_segment, require_runtime
 from bentoml_secure.tensors import Array
 
-MAX_BODY_BYTES = 64 << 20
+# BentoML parses JSON into Python objects of many times its size: raise with care.
+MAX_BODY_BYTES = 16 << 20
 
 # The door speaks for itself: BentoML's per-path metrics, access log and trace of the
 # hop would each cost more than the signature, and the paths are a stranger's to name.

@@ -33,6 +33,7 @@ from bentoml_secure.tensors.spec import (
     require,
     require_shapes,
     require_values,
+    with_sizes,
 )
 
 __all__ = [
@@ -64,4 +65,5 @@ __all__ = [
     "require_values",
     "views",
     "wire_dtype",
+    "with_sizes",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,33 @@ def require_shapes(
                 f"tensor {spec.name!r} shape: got {list(shape)}, "
                 f"want {list(spec.shape)}"
             )
+
+
+def with_sizes(
+    specs: Sequence[TensorSpec],
+    given: Sequence[TensorSpec],
+    tensors: Mapping[str, Array],
+) -> tuple[TensorSpec, ...]:
+    """Return ``specs`` with every symbol that the given tensors fix as a size.
+
+    Args:
+        specs: What is expected, such as a segment's outputs.
+        given: What the tensors were required to be, such as its inputs.
+        tensors: Of the names and shapes of ``given``.
+    """
+    sizes: dict[int | str, int] = {}
+    for spec in given:
+        sizes.update(zip(spec.shape, tensors[spec.name].shape, strict=True))
+    return tuple(
+        replace(
+            spec,
+            shape=tuple(
+                sizes.get(axis, axis) if isinstance(axis, str) else axis
+                for axis in spec.shape
+            ),
+        )
+        for spec in specs
+    )
 
 
 def require_values(tensors: Mapping[str, Array], specs: Sequence[TensorSpec]) -> None:

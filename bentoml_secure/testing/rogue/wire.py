@@ -87,9 +87,11 @@ async def call(app: App, request: Request) -> Reply:
     pending = [{"type": "http.request", "body": request.body, "more_body": False}]
 
     async def receive() -> Message:
+        """Hand out the body at once."""
         return pending.pop() if pending else {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
+        """Keep what the door says."""
         nonlocal status, headers
         if message["type"] == "http.response.start":
             status, headers = message["status"], tuple(message["headers"])
