@@ -58,6 +58,7 @@ REFUSED = {
     "header-length-zero": f"{HEADER} header: got 0 bytes",
     "tensor-of-a-gigabyte": f"{HEADER}: header says 10737419.. bytes, the message 600",
     "tensor-of-an-exabyte": f"{PLAN} 'hidden0': over 1073741824 bytes",
+    "wrong-shape": f"{PLAN} 'hidden0' shape: got",
     "negative-dimension": f"{PLAN} 'hidden0' shape: bad dimension -1",
     "duplicate-name": f"{HEADER} header is not valid JSON: a key stands twice",
     "overlapping-offsets": rf"{PLAN} 'hidden0_' data_offsets: got \[0, 512\]",
@@ -95,9 +96,8 @@ REFUSED = {
     "old-http": f"{HTTP} got b'HTTP/1.0 200 OK'",
 }
 
-# Properly formed and signed, and outvoted. A symbolic dimension is not held against
-# the inputs', so a batch of another size is a vote like any other.
-OUTVOTED = ["scaled", "constant", "noisy", "wrong-shape"]
+# Properly formed and signed, and outvoted.
+OUTVOTED = ["scaled", "constant", "noisy"]
 
 # Nothing to refuse: they just do not answer.
 SILENT = ["slow-drip", "slow-body", "hangs", "no-http"]
