@@ -33,6 +33,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest --slow -m slow
 
+# Each parser of outside bytes for a while, coverage-guided.
+fuzz: $(STAMP)
+	$(BIN)/python -m fuzz
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
