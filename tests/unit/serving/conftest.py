@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 
+from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.entry_door import EntryDoor
+from tests.unit.serving.serving_doors import Behind, door_of
 from tests.unit.serving.serving_parts import Ground, make_ground, split_skips
 
 
@@ -38,3 +41,20 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     yield configure
     BentoMLContainer.config.set(before)
+
+
+@pytest.fixture
+def behind() -> Behind:
+    return Behind()
+
+
+@pytest.fixture
+async def entry(ground: Ground, tmp_path: Path) -> AsyncIterator[Entry]:
+    made = ground.entry(await ground.attested(), tmp_path / "store")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def door(behind: Behind, entry: Entry) -> EntryDoor:
+    return door_of(behind, entry)

@@ -28,7 +28,7 @@ async def test_who_asks_for_more_than_is_free_waits_in_turn() -> None:
     tasks = [
         asyncio.create_task(hold(budget, count, name, log, end))
         for (count, name), end in zip(
-            [(6, "a"), (4, "b"), (8, "c"), (1, "d")], ends, strict=True
+            [(6, "a"), (3, "b"), (8, "c"), (1, "d")], ends, strict=True
         )
     ]
     await settle()

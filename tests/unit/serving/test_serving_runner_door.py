@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,29 @@ async def test_a_caller_who_went_away_holds_nothing(
     caller = Asgi(pieces(body))
     await door(infer(body), caller.receive, caller.send)
     assert caller.status == 200
+
+
+async def test_exchanges_beyond_the_bytes_of_one_wait_unread(
+    core: RunnerCore, behind: Behind, ground: Ground
+) -> None:
+    body = body_of(ground)
+    door = RunnerDoor(behind, lambda: core, len(body))
+    go = asyncio.Event()
+    slow, waiting = Asgi(pieces(body, len(body) // 2)), Asgi(pieces(body))
+
+    async def receive() -> Message:
+        if slow.incoming[0]["body"] != body[: len(body) // 2]:
+            await go.wait()
+        return await slow.receive()
+
+    first = asyncio.create_task(door(infer(body), receive, slow.send))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(door(infer(body), waiting.receive, waiting.send))
+    await asyncio.sleep(0.02)
+    assert len(waiting.incoming) == 1
+    go.set()
+    await asyncio.gather(first, second)
+    assert (slow.status, waiting.status) == (200, 200)
 
 
 async def test_evidence_over_the_callers_nonce(
