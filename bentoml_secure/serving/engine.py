@@ -24,11 +24,16 @@ from bentoml_secure.consensus.quorum import Member, Vote
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
+    ConfigurationError,
     QuorumNotReached,
     SecureError,
     VerificationError,
 )
-from bentoml_secure.receipts.receipt import InferRecord, SegmentRecord
+from bentoml_secure.receipts.receipt import (
+    MAX_INFERS,
+    InferRecord,
+    SegmentRecord,
+)
 from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.exchange import Exchange, Outgoing
 from bentoml_secure.serving.http1 import ConnectionLostError
@@ -107,10 +112,16 @@ class Engine:
         Raises:
             MalformedInputError: Inputs that are not the plan's.
             QuorumNotReached: A segment's replicas did not agree in time.
+            ConfigurationError: More calls than one receipt holds.
         """
         index = context.next_index
         context.next_index += 1
         try:
+            if index >= MAX_INFERS:
+                raise ConfigurationError(
+                    f"infer: got call {index + 1} of one request, want at most "
+                    f"{MAX_INFERS}."
+                )
             return await self._infer(context, index, feed)
         except SecureError as error:
             context.failure = context.failure or error

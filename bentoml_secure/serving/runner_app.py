@@ -11,13 +11,14 @@ ever read, whatever the content type says.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
 
 from bentoml_secure.attestation.evidence import endorsements_to_json
 from bentoml_secure.digest import NONCE_BYTES, parse_hex
-from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.errors import MalformedInputError, UnavailableError
 from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.serving.asgi import (
     App,
@@ -41,6 +42,7 @@ from bentoml_secure.serving.runner import RunnerCore
 PREFIX = "/bsec/v1"
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_ATTEST_BYTES = 4096
+BODY_SECONDS = 30.0
 
 _BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
 
@@ -53,6 +55,8 @@ class RunnerDoor:
         core: Returns this process's runner, once it has started.
         max_message_bytes: Cap on the body of an exchange, and on the bodies of all
             exchanges at once: who comes beyond that waits.
+        body_seconds: How long a body may take to arrive: until then it holds its
+            share of that cap.
     """
 
     def __init__(
@@ -60,10 +64,12 @@ class RunnerDoor:
         app: App,
         core: Callable[[], RunnerCore],
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        body_seconds: float = BODY_SECONDS,
     ) -> None:
         self._app = app
         self._core = core
         self._max_message_bytes = max_message_bytes
+        self._body_seconds = body_seconds
         self._budget = ByteBudget(max_message_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,13 +127,13 @@ class RunnerDoor:
         self, core: RunnerCore, length: int, receive: Receive, send: Send
     ) -> None:
         reader = RequestReader(length, core.admit)
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise DisconnectedError("the caller disconnected")
-            reader.feed(message.get("body", b""))
-            if not message.get("more_body"):
-                break
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                await _read(reader, receive)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"exchange: its body did not arrive within {self._body_seconds:g} s"
+            ) from error
         answer = await core.answer(*reader.result())
         await send(
             {
@@ -144,6 +150,16 @@ class RunnerDoor:
             sent += len(piece)
             more = sent < answer.content_length
             await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
+async def _read(reader: RequestReader, receive: Receive) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError("the caller disconnected")
+        reader.feed(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 async def receive_nonce(receive: Receive) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from bentoml_secure.errors import (
+    ConfigurationError,
     MalformedInputError,
     QuorumNotReached,
     SecureError,
@@ -451,3 +452,13 @@ def test_an_engine_takes_plan_and_peers_as_they_are(ground: Ground) -> None:
     assert engine.distance({"a": np.zeros(1)}, {"a": np.zeros(1)}) == 0.0
     assert issubclass(QuorumNotReached, SecureError)
     assert not issubclass(QuorumNotReached, UnavailableError)
+
+
+async def test_more_infers_than_a_receipt_holds_fail_the_request(
+    ground: Ground,
+) -> None:
+    engine, context = await ground.attested(), ground.context()
+    context.next_index = 1024
+    with pytest.raises(ConfigurationError, match="call 1025 of one request"):
+        await engine.infer(context, feed())
+    assert isinstance(context.failure, ConfigurationError)

@@ -341,3 +341,22 @@ async def test_an_error_after_the_start_of_an_answer_says_nothing_more(
         "http.response.start",
         "http.response.body",
     ]
+
+
+async def test_a_body_that_does_not_come_gives_its_share_back(
+    behind: Behind, core: RunnerCore, ground: Ground
+) -> None:
+    body = body_of(ground)
+    door = RunnerDoor(behind, lambda: core, len(body), body_seconds=0.05)
+    silent, served = Asgi(), Asgi(pieces(body))
+
+    async def nothing_more() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    await door(infer(body), nothing_more, silent.send)
+    status, code, message = error(silent)
+    assert (status, code) == (503, "unavailable")
+    assert "did not arrive within 0.05 s" in message
+    await door(infer(body), served.receive, served.send)
+    assert served.status == 200
