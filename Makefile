@@ -27,7 +27,7 @@ reformat: $(STAMP)
 	$(BIN)/ruff format .
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=95
 
 # Models over 2 GB, long fuzzing, every size: minutes each.
 test-slow: $(STAMP)
