@@ -30,7 +30,7 @@ from benchmarks.serving import serve
 from bentoml_secure.attestation.dev_root import create_dev_root
 
 SIZES = {"256B": 256, "64KiB": 64 << 10, "1MiB": 1 << 20, "16MiB": 16 << 20}
-REQUESTS = {"256B": 300, "64KiB": 200, "1MiB": 60, "16MiB": 12}
+REQUESTS = {"256B": 200, "64KiB": 150, "1MiB": 40, "16MiB": 8}
 CONCURRENT = 16
 VARIANTS = ("native_async", "native_sync", "secure_1", "secure_3", "floor")
 NATIVE = ("native_async", "native_sync")
@@ -81,7 +81,7 @@ def run_variant(variant: str, folder: Path, sizes: list[str]) -> dict[str, Any]:
             for concurrency in (1, CONCURRENT):
                 spec = {
                     "nbytes": SIZES[size],
-                    "requests": REQUESTS[size] * (2 if concurrency > 1 else 1),
+                    "requests": max(REQUESTS[size], concurrency),
                     "concurrency": concurrency,
                 }
                 results[f"{size}/{concurrency}"] = server.call("bench", {"spec": spec})
