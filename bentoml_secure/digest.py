@@ -17,6 +17,7 @@ import hmac
 import json
 import re
 import sys
+from collections.abc import Collection
 from typing import Any, NewType
 
 import rfc8785
@@ -132,6 +133,26 @@ def parse_json(data: bytes | str, *, what: str, max_bytes: int) -> Any:
     except (ValueError, RecursionError) as error:
         raise MalformedInputError(f"{what} is not valid JSON: {error}") from error
     _bound_depth(document, what)
+    return document
+
+
+def require_fields(
+    document: object, names: Collection[str], *, what: str
+) -> dict[str, Any]:
+    """Return a parsed object that has exactly the fields ``names``.
+
+    Raises:
+        MalformedInputError: Not an object, a field missing, a field unknown.
+    """
+    if not isinstance(document, dict):
+        raise MalformedInputError(
+            f"{what}: got {type(document).__name__}, want an object"
+        )
+    wanted = set(names)
+    if unknown := document.keys() - wanted:
+        raise MalformedInputError(f"{what}: unknown field {min(unknown)!r:.60}")
+    if missing := wanted - document.keys():
+        raise MalformedInputError(f"{what}: field {min(missing)!r} is missing")
     return document
 
 

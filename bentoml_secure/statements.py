@@ -44,6 +44,11 @@ MAX_STATEMENT_BYTES = 512 * 1024
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
 
+def utc_now() -> datetime:
+    """Return the time of the machine's clock, in UTC."""
+    return datetime.now(UTC)
+
+
 def format_time(moment: datetime) -> str:
     """Return RFC 3339 in UTC with milliseconds: always 24 characters."""
     utc = moment.astimezone(UTC).replace(tzinfo=None)

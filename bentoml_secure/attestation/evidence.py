@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.digest import Digest, digest_json, require_fields
 from bentoml_secure.errors import Finding, MalformedInputError
 from bentoml_secure.signing import decode_base64
 
@@ -70,21 +70,6 @@ def parse_kind(text: object, *, what: str) -> str:
             f"{what}: got {text!r:.60}, want a kind such as 'sev-snp'"
         )
     return text
-
-
-def require_fields(document: object, names: frozenset[str], *, what: str) -> Any:
-    """Return ``document`` if it is an object with exactly these fields.
-
-    Raises:
-        MalformedInputError: Not an object, a field missing, a field unknown.
-    """
-    if not isinstance(document, dict):
-        raise MalformedInputError(f"{what}: want an object")
-    if unknown := document.keys() - names:
-        raise MalformedInputError(f"{what}: unknown field {min(unknown)!r:.60}")
-    if missing := names - document.keys():
-        raise MalformedInputError(f"{what}: field {min(missing)!r} is missing")
-    return document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

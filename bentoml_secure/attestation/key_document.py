@@ -21,7 +21,6 @@ from bentoml_secure.attestation.evidence import (
     format_seconds,
     parse_kind,
     parse_seconds,
-    require_fields,
 )
 from bentoml_secure.digest import (
     JSON,
@@ -32,6 +31,7 @@ from bentoml_secure.digest import (
     digest_json,
     parse_digest,
     parse_hex,
+    require_fields,
 )
 from bentoml_secure.errors import MalformedInputError
 

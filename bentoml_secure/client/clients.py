@@ -21,9 +21,10 @@ from bentoml_secure.client.exchange import (
     Reply,
     require_plain,
 )
-from bentoml_secure.client.flow import Caller, Flow, utc_now
+from bentoml_secure.client.flow import Caller, Flow
 from bentoml_secure.errors import ConfigurationError, UnavailableError
 from bentoml_secure.receipts.trust import MAX_TRUST_BYTES, Trust, parse_trust
+from bentoml_secure.statements import utc_now
 
 T = TypeVar("T")
 

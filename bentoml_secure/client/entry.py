@@ -11,13 +11,12 @@ from bentoml_secure.attestation.evidence import (
     AttestationResult,
     Evidence,
     endorsements_from_json,
-    require_fields,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
 from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
-from bentoml_secure.digest import canonical_json, parse_json
+from bentoml_secure.digest import canonical_json, parse_json, require_fields
 from bentoml_secure.errors import Finding, PolicyRejected
 from bentoml_secure.receipts.trust import Trust
 

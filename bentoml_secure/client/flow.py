@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Generator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from bentoml_secure.client.answer import Announced, Answer, Question, judge
@@ -37,11 +37,6 @@ T = TypeVar("T")
 Flow = Generator[Exchange, Reply, T]
 
 logger = logging.getLogger("bentoml_secure")
-
-
-def utc_now() -> datetime:
-    """Return the time of the machine's clock, in UTC."""
-    return datetime.now(UTC)
 
 
 class Caller:

@@ -9,21 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from bentoml_secure.digest import require_fields
 from bentoml_secure.errors import MalformedInputError
 
 MAX_TEXT_CHARACTERS = 512
 
-
-def fields(value: object, wanted: Collection[str], *, what: str) -> dict[str, Any]:
-    """Return an object that has exactly the fields ``wanted``."""
-    if not isinstance(value, dict):
-        raise MalformedInputError(f"{what}: got {type(value).__name__}, want an object")
-    names = set(wanted)
-    if unknown := sorted(value.keys() - names):
-        raise MalformedInputError(f"{what}: unknown field {unknown[0]!r:.60}")
-    if missing := sorted(names - value.keys()):
-        raise MalformedInputError(f"{what}: field {missing[0]!r} is missing")
-    return value
+fields = require_fields
 
 
 def items(value: object, *, what: str, most: int) -> list[Any]:

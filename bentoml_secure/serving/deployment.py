@@ -23,12 +23,13 @@ from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
-from bentoml_secure.serving.identity import Identity, utc_now
+from bentoml_secure.serving.identity import Identity
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import STORE, Settings, from_environment
 from bentoml_secure.split.plan import Plan, load_plan
 from bentoml_secure.split.runtime import load_segment
+from bentoml_secure.statements import utc_now
 
 
 def runner_name(service: str, segment: int, replica: int) -> str:

@@ -99,6 +99,8 @@ class Engine:
         self.plan = plan
         self.peers = peers
         self.distance = load_rule(RULE).distance
+        made = {spec.name for segment in plan.segments for spec in segment.outputs}
+        self._names = made | {spec.name for spec in plan.inputs}
 
     async def infer(
         self, context: RequestContext, feed: Mapping[str, Array]
@@ -132,7 +134,7 @@ class Engine:
     ) -> dict[str, Array]:
         tensors = {name: np.asarray(array) for name, array in feed.items()}
         require(tensors, self.plan.inputs)
-        salts = {name: context.salt(index, "tensor", name) for name in self._names()}
+        salts = {name: context.salt(index, "tensor", name) for name in self._names}
         inputs = commit(tensors, {name: salts[name] for name in tensors})
         values = _Values(tensors, dict(inputs))
         records = []
@@ -150,10 +152,6 @@ class Engine:
             )
         )
         return {name: values.tensors[name] for name in outputs}
-
-    def _names(self) -> set[str]:
-        made = {spec.name for s in self.plan.segments for spec in s.outputs}
-        return made | {spec.name for spec in self.plan.inputs}
 
     async def _segment(
         self,

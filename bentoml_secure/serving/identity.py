@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from bentoml_secure.attestation.key_document import (
     BOOT_ID_BYTES,
@@ -22,14 +22,10 @@ from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.digest import Digest
 from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.signing import SigningKey
+from bentoml_secure.statements import utc_now
 
 KEY_LIFETIME = timedelta(days=7)
 RENEW_BEFORE = timedelta(days=1)
-
-
-def utc_now() -> datetime:
-    """Return the time of the machine's clock, in UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

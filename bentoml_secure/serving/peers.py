@@ -36,10 +36,10 @@ from bentoml_secure.errors import (
 from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.receipts.receipt import RUNNER, Party
 from bentoml_secure.serving.channel import Channel
-from bentoml_secure.serving.identity import Identity, utc_now
+from bentoml_secure.serving.identity import Identity
 from bentoml_secure.signing import VerificationKey
 from bentoml_secure.split.plan import Segment
-from bentoml_secure.statements import format_time
+from bentoml_secure.statements import format_time, utc_now
 
 logger = logging.getLogger("bentoml_secure")
 

@@ -44,6 +44,7 @@ class RequestContext:
         failure: The first ``infer`` that failed; no answer leaves after that.
         pinned: Evidence of each replica, the same for the whole request.
         late: Votes still being collected.
+        request_id: The 16 bytes that name this request and its receipt.
     """
 
     api: str
@@ -60,11 +61,11 @@ class RequestContext:
     failure: SecureError | None = None
     pinned: dict[str, Attested] = field(default_factory=dict)
     late: list[PendingVotes] = field(default_factory=list)
+    request_id: bytes = field(init=False)
 
-    @property
-    def request_id(self) -> bytes:
-        """The 16 bytes that name this request and its receipt."""
-        return derive_request_id(self.r, self.nonce)
+    def __post_init__(self) -> None:
+        # Once: every salt and every exchange of the request needs it.
+        self.request_id = derive_request_id(self.r, self.nonce)
 
     def salt(self, infer_index: int, purpose: str, name: str) -> bytes:
         """Return the salt of one tensor or body of this request."""

@@ -43,7 +43,6 @@ from bentoml_secure.attestation.evidence import (
     VerifiedClaims,
     format_seconds,
     parse_seconds,
-    require_fields,
 )
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.attestation.reference_values import (
@@ -61,6 +60,7 @@ from bentoml_secure.digest import (
     canonical_json,
     parse_hex,
     parse_json,
+    require_fields,
 )
 from bentoml_secure.errors import (
     AttestationError,

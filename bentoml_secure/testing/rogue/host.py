@@ -18,9 +18,9 @@ from typing import Any
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.serving.asgi import Receive, Scope, Send
-from bentoml_secure.serving.identity import utc_now
 from bentoml_secure.serving.runner_app import PREFIX, RunnerDoor
 from bentoml_secure.split.runtime import load_segment
+from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.answers import BODIES
 from bentoml_secure.testing.rogue.attestations import ATTESTATIONS
 from bentoml_secure.testing.rogue.replica import HONEST, Replica, Turn, answer_reply

@@ -11,11 +11,10 @@ from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.digest import Digest
 from bentoml_secure.serving.asgi import App
 from bentoml_secure.serving.exchange import LENGTH, RESPONSE_TYPE, Exchange
-from bentoml_secure.serving.identity import utc_now
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.signing import SigningKey
-from bentoml_secure.statements import Statement, format_time, sign_statement
+from bentoml_secure.statements import Statement, format_time, sign_statement, utc_now
 from bentoml_secure.tensors import Array, commit, encode
 from bentoml_secure.testing.rogue.wire import Reply, Request
 

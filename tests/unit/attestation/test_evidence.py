@@ -56,7 +56,7 @@ def test_the_digest_of_evidence_covers_its_kind() -> None:
 @pytest.mark.parametrize(
     ("document", "match"),
     [
-        ([], "evidence: want an object"),
+        ([], "evidence: got list, want an object"),
         ({"kind": "tdx"}, "field 'blob' is missing"),
         ({"kind": "tdx", "blob": "AA==", "claims": {}}, "unknown field 'claims'"),
         ({"kind": "TDX", "blob": "AA=="}, "evidence kind: got 'TDX'"),

@@ -384,7 +384,7 @@ class TestForm:
             ({"certificates": {}}, "want two, leaf and root"),
             ({"certificates": [None, None]}, "certificate: want base64"),
             ({"certificates": ["AA==", "A"]}, "is not base64"),
-            ({"report": []}, "simulated report: want an object"),
+            ({"report": []}, "simulated report: got list, want an object"),
         ],
     )
     def test_blobs(self, forger: Forger, fields: dict[str, Any], match: str) -> None:
