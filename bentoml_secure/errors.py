@@ -7,12 +7,14 @@
     |- MalformedInputError          bytes that do not parse
     |- VerificationError            not authentic
     |  |- AttestationError
+    |  |  `- CheckFailedError      a named check; .findings has the one
     |  |- StatementError
     |  |- ProofError
     |  `- ReceiptError              .findings
     |- PolicyRejected               authentic, not acceptable; .findings
     |- QuorumNotReached             .tally: why no answer was agreed
     `- UnavailableError             device or network; may be tried again
+       `- MissingEndorsementError   a certificate or collateral that was not given
 
 A message names the thing, what was got, what was wanted; ``remedy`` says what to
 do about it. Bytes from outside never raise anything but a ``SecureError``.
@@ -77,6 +79,14 @@ class AttestationError(VerificationError):
     """Evidence that does not verify."""
 
 
+class CheckFailedError(AttestationError):
+    """A named check of a verifier that does not hold."""
+
+    def __init__(self, finding: Finding, *, remedy: str = "") -> None:
+        super().__init__(str(finding), remedy=remedy)
+        self.findings = (finding,)
+
+
 class StatementError(VerificationError):
     """A runner's statement that does not verify or says something else."""
 
@@ -117,3 +127,7 @@ class QuorumNotReached(SecureError):  # noqa: N818 - an outcome, not a failure
 
 class UnavailableError(SecureError):
     """A device, service or peer that did not answer; may be tried again."""
+
+
+class MissingEndorsementError(UnavailableError):
+    """Evidence cannot be judged without an endorsement that was not given."""

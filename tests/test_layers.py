@@ -29,6 +29,8 @@ LEVELS = (
     ("tensors", "registry", "signing", "metrics"),
     ("statements",),
     ("attestation", "split", "consensus"),
+    ("session",),
+    ("keys",),
     ("scenario",),
     ("receipts",),
     ("client", "serving", "cli"),
@@ -62,9 +64,17 @@ ONLY_IN = {
     "uvicorn": ("testing/",),
     "securesystemslib": ("signing.py",),
     "rfc8785": ("digest.py",),
+    "dcap_qvl": ("attestation/tees/",),
+    "cbor2": ("attestation/",),
+    "joserfc": ("attestation/results.py", "keys/"),
+    "model_signing": ("keys/",),
+    "pynvml": ("attestation/attesters/",),
     # A replica that answers pickles, for tests; nothing ever loads one.
     "pickle": ("testing/rogue/",),
 }
+
+# What users may install beside; the other extras are for working on this project.
+EXTRAS = ("torch", "tokens", "signing", "nvidia")
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -134,7 +144,8 @@ def test_tables_of_kinds_point_into_their_own_room() -> None:
 
 def test_third_party_imports_are_the_declared_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]["torch"]
+    extras = project["optional-dependencies"]
+    optional = [name for extra in EXTRAS for name in extras[extra]]
     shipped = [module for module in MODULES if room_of(module) != "testing"]
     heads = {name.split(".")[0] for module in shipped for name in imports(module)}
     foreign = heads - set(sys.stdlib_module_names) - {"bentoml_secure"}

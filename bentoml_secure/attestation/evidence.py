@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,6 +139,53 @@ def endorsements_from_json(document: object) -> Endorsements:
         )
         for index, item in enumerate(document)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRecord:
+    """One party's evidence with what it takes to verify it later.
+
+    Attributes:
+        evidence: As the party sent it.
+        endorsements: The vendor's certificates and collateral; not part of the digest,
+            since a verifier may bring fresher ones.
+        gpu: Evidence of the GPU beside the CPU, which the CPU's evidence covers.
+        digest: Of the evidence's kind and bytes.
+    """
+
+    evidence: Evidence
+    endorsements: tuple[bytes, ...] = ()
+    gpu: Evidence | None = None
+    digest: Digest = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", self.evidence.digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it travels and stands in a bundle."""
+        document: dict[str, Any] = {
+            "evidence": self.evidence.to_json(),
+            "endorsements": endorsements_to_json(self.endorsements),
+        }
+        if self.gpu is not None:
+            document["gpu"] = self.gpu.to_json()
+        return document
+
+    @classmethod
+    def from_json(cls, document: object) -> EvidenceRecord:
+        """Parse what ``to_json`` wrote.
+
+        Raises:
+            MalformedInputError: A field missing, unknown, of another form or too long.
+        """
+        gpu = isinstance(document, dict) and "gpu" in document
+        wanted = {"evidence", "endorsements"} | ({"gpu"} if gpu else set())
+        got = require_fields(document, frozenset(wanted), what="evidence record")
+        return cls(
+            evidence=Evidence.from_json(got["evidence"]),
+            endorsements=endorsements_from_json(got["endorsements"]),
+            gpu=Evidence.from_json(got["gpu"]) if gpu else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

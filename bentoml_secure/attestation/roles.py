@@ -90,6 +90,14 @@ class KindPolicy(Protocol):
 class Tee(Verifier, Protocol):
     """A kind of evidence: what the table of ``tees`` holds, made without arguments."""
 
+    def describe(self, evidence: Evidence) -> Mapping[str, Any]:
+        """Return what the bytes say, JSON-able, with nothing verified: for people.
+
+        Raises:
+            MalformedInputError: Bytes that do not parse.
+        """
+        ...
+
     def parse_policy(self, table: Mapping[str, Any]) -> KindPolicy:
         """Return the reference values that a policy's table of this kind spells.
 

@@ -23,6 +23,7 @@ from typing import IO, Any
 import click
 
 from bentoml_secure.errors import (
+    CheckFailedError,
     ConfigurationError,
     Finding,
     MalformedInputError,
@@ -172,7 +173,7 @@ def rejection(kind: str, error: SecureError) -> Outcome:
             findings=(Finding(kind, str(error), "all that it is checked with"),),
         )
     findings: Sequence[Finding] = ()
-    if isinstance(error, PolicyRejected | ReceiptError):
+    if isinstance(error, PolicyRejected | ReceiptError | CheckFailedError):
         findings = error.findings
     want = "well-formed" if isinstance(error, MalformedInputError) else "authentic"
     return Outcome(

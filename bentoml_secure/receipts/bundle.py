@@ -10,16 +10,12 @@ evidence binds key documents, and the caller's trust file says what to accept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from bentoml_secure.attestation.evidence import (
-    Evidence,
-    endorsements_from_json,
-    endorsements_to_json,
-)
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
-from bentoml_secure.digest import Digest, canonical_json, parse_json
+from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, MAX_PARTIES
 from bentoml_secure.receipts.strict import fields, items, whole
@@ -38,45 +34,6 @@ _FIELDS = (
     "plan",
     "scenario",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceRecord:
-    """One party's evidence with what it takes to verify it later.
-
-    Attributes:
-        evidence: As the party sent it.
-        endorsements: The vendor's certificates and collateral; not part of the digest,
-            since a verifier may bring fresher ones.
-        digest: Of the evidence's kind and bytes.
-    """
-
-    evidence: Evidence
-    endorsements: tuple[bytes, ...] = ()
-    digest: Digest = field(init=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", self.evidence.digest)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as it stands in a bundle."""
-        return {
-            "evidence": self.evidence.to_json(),
-            "endorsements": endorsements_to_json(self.endorsements),
-        }
-
-    @classmethod
-    def from_json(cls, document: object) -> EvidenceRecord:
-        """Parse what ``to_json`` wrote.
-
-        Raises:
-            MalformedInputError: A field missing, unknown, of another form or too long.
-        """
-        got = fields(document, ("evidence", "endorsements"), what="evidence record")
-        return cls(
-            evidence=Evidence.from_json(got["evidence"]),
-            endorsements=endorsements_from_json(got["endorsements"]),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

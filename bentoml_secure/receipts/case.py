@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bentoml_secure.attestation.evidence import UncheckedField
+from bentoml_secure.attestation.evidence import EvidenceRecord, UncheckedField
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import Finding
-from bentoml_secure.receipts.bundle import Bundle, EvidenceRecord
+from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import Party, Receipt
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.signing import VerificationKey

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import (
     REQUEST_ID_BYTES,
@@ -35,7 +36,6 @@ from bentoml_secure.errors import (
 from bentoml_secure.receipts.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
-    EvidenceRecord,
     scenario_from_json,
 )
 from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, Receipt, parse_receipt

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.digest import NONCE_BYTES, commit_body
-from bentoml_secure.receipts.bundle import Bundle, EvidenceRecord
+from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import ENTRY, Draw, Party, Receipt, issue
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration

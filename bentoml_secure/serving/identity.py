@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import (
     BOOT_ID_BYTES,
     KeyDocument,
@@ -20,7 +21,6 @@ from bentoml_secure.attestation.key_document import (
 )
 from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.digest import Digest
-from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.statements import utc_now
 

@@ -21,6 +21,7 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
     Evidence,
+    EvidenceRecord,
     endorsements_from_json,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
@@ -33,7 +34,6 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
-from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.receipts.receipt import RUNNER, Party
 from bentoml_secure.serving.channel import Channel
 from bentoml_secure.serving.identity import Identity

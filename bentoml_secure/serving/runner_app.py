@@ -16,10 +16,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from bentoml_secure.attestation.evidence import endorsements_to_json
+from bentoml_secure.attestation.evidence import EvidenceRecord, endorsements_to_json
 from bentoml_secure.digest import NONCE_BYTES, parse_hex
 from bentoml_secure.errors import MalformedInputError, UnavailableError
-from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.serving.asgi import (
     App,
     DisconnectedError,

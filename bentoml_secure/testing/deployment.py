@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.dev_chain import make_root
-from bentoml_secure.attestation.evidence import Evidence
+from bentoml_secure.attestation.evidence import Evidence, EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
 from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
 from bentoml_secure.digest import (
@@ -24,7 +24,6 @@ from bentoml_secure.digest import (
     digest_file_bytes,
     digest_json,
 )
-from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.receipts.receipt import Party
 from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
 from bentoml_secure.scenario import Configuration, Scenario, Scenarios

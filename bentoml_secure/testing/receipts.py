@@ -15,10 +15,11 @@ from enum import StrEnum
 
 import numpy as np
 
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.consensus.quorum import Absence, Member, Tally, Vote, decide
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest, commit_body, derive_salt
-from bentoml_secure.receipts.bundle import Bundle, EvidenceRecord
+from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
     LateAnswer,

@@ -145,6 +145,15 @@ class Simulated:
         # 4. Only now what it says.
         return _claims(blob["report"], chain.root, chain.expires_at)
 
+    def describe(self, evidence: Evidence) -> Mapping[str, Any]:
+        """Return a report's fields, unverified.
+
+        Raises:
+            MalformedInputError: Evidence that does not parse.
+        """
+        report = _parse_blob(evidence)[2]["report"]
+        return dict(require_fields(report, _REPORT, what="simulated report"))
+
     def parse_policy(self, table: Mapping[str, Any]) -> SimulatedPolicy:
         """Return the reference values that the table ``[simulated]`` spells.
 

@@ -15,10 +15,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bentoml_secure.attestation.dev_chain import make_root
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import NONCE_BYTES, Digest
-from bentoml_secure.receipts.bundle import EvidenceRecord
 from bentoml_secure.serving.identity import Keys
 from bentoml_secure.serving.runner_app import attestation_document
 from bentoml_secure.statements import utc_now
