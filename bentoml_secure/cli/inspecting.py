@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bentoml_secure.cli.outcome import (
-    SIMULATED,
-    claim_lines,
-    own_files,
-    plain,
-)
-from bentoml_secure.cli.parameters import FILE, read
+from bentoml_secure.cli.outcome import claim_lines, own_files, plain
+from bentoml_secure.cli.parameters import FILE, as_json, read, read_evidence
 from bentoml_secure.cli.splitting import segment_line
+from bentoml_secure.errors import MalformedInputError, VerificationError
 
 MAX_PLAN_BYTES = 8 << 20
 
@@ -56,31 +52,49 @@ def _tensor(spec: Any) -> str:
 
 @inspect.command()
 @click.argument("file", type=FILE, metavar="FILE")
-@click.option("--kind", help="Such as simulated.  [default: each that is known]")
-def evidence(file: Path, kind: str | None) -> None:
-    """Show the claims of evidence whose signatures hold, now and under any root.
+@click.option("--kind", help="Such as tdx.  [default: each that the bytes fit]")
+@as_json
+def evidence(file: Path, kind: str | None, as_json: bool) -> None:
+    """Show what evidence says: FILE holds a vendor's bytes, or their hex digits.
 
-    Whether they are acceptable is a policy's to say: `verify evidence`.
+    No signature is looked at, so anyone can have written all of it; whether it is
+    authentic and acceptable is for `verify evidence` to say.
     """
-    from bentoml_secure.attestation.tees import TEES, load_tee
-    from bentoml_secure.cli.verifying import read_evidence
-    from bentoml_secure.errors import SecureError, VerificationError
-
-    kinds = [kind] if kind else sorted(TEES)
-    failures = []
-    for candidate in kinds:
-        given = read_evidence(candidate, file)
-        try:
-            claims = load_tee(candidate).verify(given, (), now=datetime.now(UTC))
-        except SecureError as error:
-            failures.append(f"{candidate}: {error}")
-            continue
-        _show(claims.to_json())
-        if claims.simulated:
-            click.echo(SIMULATED)
-        click.echo("NOT APPRAISED  no policy was asked whether this is acceptable")
+    described = _descriptions(file, kind)
+    if as_json:
+        document = {"verified": False, "descriptions": described}
+        click.echo(json.dumps(document, sort_keys=True))
         return
-    raise VerificationError(f"{file}: no kind of evidence. {'; '.join(failures)}")
+    for name, fields in described.items():
+        click.echo(plain(name))
+        _show(fields)
+    click.echo("NOT VERIFIED  see `bentoml-secure verify evidence`")
+
+
+def _descriptions(file: Path, kind: str | None) -> dict[str, dict[str, Any]]:
+    """Return what each kind reads in the bytes, if it can read them.
+
+    Raises:
+        MalformedInputError: None can.
+    """
+    from bentoml_secure.attestation.evidence import Evidence
+    from bentoml_secure.attestation.tees import TEES, load_tee
+
+    blob = read_evidence(file)
+    described, refusals = {}, []
+    for candidate in [kind] if kind else sorted(TEES):
+        tee = load_tee(candidate)
+        try:
+            fields = tee.describe(Evidence(kind=candidate, blob=blob))
+            described[candidate] = dict(fields)
+        except (MalformedInputError, VerificationError) as error:
+            refusals.append(f"{candidate}: {error}")
+    if not described:
+        raise MalformedInputError(
+            f"{file}: no kind of evidence. {'; '.join(refusals)}",
+            remedy="Name the kind with --kind to see only why it is not that one.",
+        )
+    return described
 
 
 @inspect.command()

@@ -13,6 +13,10 @@ from bentoml_secure.errors import ConfigurationError, MalformedInputError
 
 FILE = click.Path(path_type=Path)
 
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
+)
+
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
 )
@@ -67,4 +71,20 @@ def read(path: Path, *, what: str, max_bytes: int) -> bytes:
         ) from error
     if len(data) > max_bytes:
         raise MalformedInputError(f"{what} {path}: got more than {max_bytes} bytes")
+    return data
+
+
+def read_evidence(path: Path) -> bytes:
+    """Read evidence as its vendor's bytes, or as the hex digits of them.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+        MalformedInputError: It is larger than any evidence.
+    """
+    from bentoml_secure.attestation.evidence import MAX_EVIDENCE_BYTES
+
+    # Three a byte: two hex digits, and what separates or ends lines of them.
+    data = read(path, what="evidence", max_bytes=3 * MAX_EVIDENCE_BYTES)
+    if re.fullmatch(rb"(?:\s*[0-9A-Fa-f]{2})+\s*", data):
+        return bytes.fromhex(data.decode("ascii"))
     return data

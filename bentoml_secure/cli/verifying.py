@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,20 +14,23 @@ from bentoml_secure.cli.outcome import (
     own_files,
     settle,
 )
-from bentoml_secure.cli.parameters import FILE, hex_bytes, instant, read
+from bentoml_secure.cli.parameters import (
+    FILE,
+    as_json,
+    hex_bytes,
+    instant,
+    read,
+    read_evidence,
+)
 from bentoml_secure.cli.summary import receipt_lines
 
 if TYPE_CHECKING:
-    from bentoml_secure.attestation.evidence import Endorsements, Evidence
+    from bentoml_secure.attestation.evidence import Endorsements
     from bentoml_secure.receipts.opening import Opened, Opening
 
 MAX_OWN_FILE_BYTES = 1 << 20
 MAX_BODY_BYTES = 1 << 30
 TENSORS_SUFFIX = ".safetensors"
-
-as_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on standard output."
-)
 
 
 @click.group()
@@ -37,21 +39,26 @@ def verify() -> None:
 
 
 @verify.command()
-@click.option("--kind", required=True, help="Such as tdx, sev-snp or simulated.")
+@click.option(
+    "--kind",
+    required=True,
+    help="tdx, sgx, sev-snp, az-snp-vtpm, nitro, tpm, cca, nvidia-gpu or simulated.",
+)
 @click.option(
     "--evidence",
     "evidence_file",
     type=FILE,
     required=True,
     metavar="FILE",
-    help="The vendor's raw bytes, or their hex digits.",
+    help="The vendor's bytes, or their hex digits.",
 )
 @click.option(
     "--endorsements",
     type=FILE,
     multiple=True,
     metavar="FILE",
-    help="Certificates or collateral; repeatable, any order.",
+    help="A vendor's certificates (PEM or DER) or collateral; repeatable, any order,"
+    " those of other kinds are passed over.",
 )
 @click.option(
     "--policy", type=FILE, required=True, metavar="FILE", help="Appraisal policy, TOML."
@@ -86,12 +93,16 @@ def evidence(
     unchecked_report_data: str | None,
     as_json: bool,
 ) -> None:
-    """Check one piece of evidence against an appraisal policy."""
+    """Check one piece of evidence against an appraisal policy.
+
+    Nothing is fetched: what the evidence is judged with stands in --endorsements.
+    """
     if (report_data is None) == (unchecked_report_data is None):
         raise click.UsageError(
             "want one of --report-data HEX and --unchecked-report-data WHY"
         )
     from bentoml_secure.attestation.appraisal import appraise, parse_policy
+    from bentoml_secure.attestation.evidence import Evidence
     from bentoml_secure.attestation.reference_values import Unchecked
     from bentoml_secure.attestation.tees import load_tee
 
@@ -103,7 +114,9 @@ def evidence(
 
     def judge() -> Outcome:
         claims = verifier.verify(
-            read_evidence(kind, evidence_file), _endorsements(endorsements), now=at
+            Evidence(kind=kind, blob=read_evidence(evidence_file)),
+            _endorsements(endorsements),
+            now=at,
         )
         result = appraise(
             claims,
@@ -131,22 +144,6 @@ def _own_claims(document: dict[str, object]) -> dict[str, object]:
         for name, value in document.items()
         if name not in {"verdict", "kind", "findings"}
     }
-
-
-def read_evidence(kind: str, path: Path) -> Evidence:
-    """Read evidence as its vendor's bytes, or as the hex digits of them.
-
-    Raises:
-        ConfigurationError: The file cannot be read.
-        MalformedInputError: It is empty or too large.
-    """
-    from bentoml_secure.attestation.evidence import MAX_EVIDENCE_BYTES, Evidence
-
-    # Twice, since hex digits are two a byte, and line ends.
-    data = read(path, what="evidence", max_bytes=3 * MAX_EVIDENCE_BYTES)
-    if re.fullmatch(rb"(?:\s*[0-9A-Fa-f]{2})+\s*", data):
-        data = bytes.fromhex(data.decode("ascii"))
-    return Evidence(kind=kind, blob=data)
 
 
 def _endorsements(paths: tuple[Path, ...]) -> Endorsements:

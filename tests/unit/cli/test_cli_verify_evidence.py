@@ -1,4 +1,4 @@
-"""``verify evidence`` and ``inspect evidence`` on simulated evidence."""
+"""``verify evidence`` on simulated evidence."""
 
 from __future__ import annotations
 
@@ -143,17 +143,3 @@ def test_the_environment_cannot_leave_out_a_check(
     name = "BENTOML_SECURE_VERIFY_EVIDENCE_UNCHECKED_REPORT_DATA"
     result = run(*arguments(root, evidence), env={name: "why"})
     assert result.exit_code == 2
-
-
-def test_inspect_shows_claims_and_judges_nothing(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "now"
-    create_dev_root(folder, now=datetime.now(UTC))
-    attester = SimulatedAttester.from_folder(folder, clock=lambda: datetime.now(UTC))
-    path = tmp_path / "fresh.bin"
-    path.write_bytes(attester.attest(REPORT_DATA).blob)
-    result = run("inspect", "evidence", path)
-    assert result.exit_code == 0
-    assert f"report_data: {REPORT_DATA.hex()}" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("NOT APPRAISED")
-    path.write_bytes(b"nothing")
-    assert run("inspect", "evidence", path).exit_code == 1
