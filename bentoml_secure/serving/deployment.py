@@ -23,7 +23,7 @@ from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import STORE, Settings, from_environment

@@ -23,7 +23,7 @@ from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
 from bentoml_secure.serving.engine import Engine, keep_all_attested
-from bentoml_secure.serving.identity import Identity, Keys
+from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.serving.peers import ready
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope

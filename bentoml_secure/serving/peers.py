@@ -36,7 +36,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.receipt import RUNNER, Party
 from bentoml_secure.serving.channel import Channel
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.session.identity import Identity
 from bentoml_secure.signing import VerificationKey
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import format_time, utc_now

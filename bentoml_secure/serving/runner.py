@@ -22,7 +22,7 @@ import anyio.to_thread
 from bentoml_secure.digest import TENSOR, Digest
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.exchange import CHUNK_BYTES, LENGTH, Exchange, Outgoing
-from bentoml_secure.serving.identity import Identity, Keys
+from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import Statement, format_time, sign_statement, utc_now
 from bentoml_secure.tensors import (

@@ -34,7 +34,7 @@ from bentoml_secure.serving.asgi import (
 )
 from bentoml_secure.serving.budget import ByteBudget
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
-from bentoml_secure.serving.identity import Keys
+from bentoml_secure.session.identity import Keys
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore
 

@@ -1,0 +1,202 @@
+"""Sealed bytes: a message as chunks under AES-256-GCM, in order, with an end.
+
+    chunk     u32 big-endian length of the ciphertext with its tag, ciphertext, tag
+    nonce     88-bit big-endian index of the chunk || 1 if it is the last, else 0
+    AAD       the message's context (keys.py): whose, which operation, which request
+
+A key seals one message only. Every chunk but the last has at least one byte, none more
+than ``CHUNK_BYTES``; an empty message is one empty chunk. Chunks that are missing,
+doubled, moved, cut off or added do not open.
+
+Source: the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar, CRYPTO 2015.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from bentoml_secure.errors import MalformedInputError, VerificationError
+
+CHUNK_BYTES = 256 * 1024
+TAG_BYTES = 16
+_LENGTH = struct.Struct(">I")
+CHUNK_OVERHEAD = _LENGTH.size + TAG_BYTES
+
+Piece = bytes | memoryview
+
+
+def _nonce(index: int, last: bool) -> bytes:
+    return index.to_bytes(11, "big") + (b"\x01" if last else b"\x00")
+
+
+def sealed_length(lengths: Iterable[int]) -> int:
+    """Return the length of a sealed message made of pieces of these lengths."""
+    return sum(length + CHUNK_OVERHEAD for length in lengths)
+
+
+def seal(key: bytes, context: bytes, pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Yield a message sealed, one chunk per piece; each is sealed as it is asked for.
+
+    Args:
+        key: 32 bytes, for this message only.
+        context: Associated data of every chunk.
+        pieces: Of the message; none empty unless it is the only one, none longer than
+            ``CHUNK_BYTES``.
+    """
+    cipher = AESGCM(key)
+    index, held = 0, None
+    for piece in pieces:
+        if held is not None:
+            yield _chunk(cipher, _nonce(index, False), held, context)
+            index += 1
+        held = piece
+    yield _chunk(cipher, _nonce(index, True), b"" if held is None else held, context)
+
+
+def _chunk(cipher: AESGCM, nonce: bytes, piece: Piece, context: bytes) -> bytes:
+    if len(piece) > CHUNK_BYTES:
+        raise ValueError(f"a piece of {len(piece)} bytes is over {CHUNK_BYTES}")
+    sealed = cipher.encrypt(nonce, piece, context)
+    return _LENGTH.pack(len(sealed)) + sealed
+
+
+class Opener:
+    """Opens a sealed message as its bytes arrive, and hands on what is authentic.
+
+    Args:
+        key: 32 bytes, for this message only.
+        context: Associated data of every chunk.
+        length: Of the sealed message, announced and bounded by the caller.
+        feed: Takes in the message; bytes of a chunk only once the chunk is authentic,
+            and the view is good during the call only.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        context: bytes,
+        length: int,
+        feed: Callable[[memoryview], None],
+    ) -> None:
+        self._cipher = AESGCM(key)
+        self._context = context
+        self._feed = feed
+        self._length = length
+        self._arrived = 0
+        self._after = length
+        self._index = 0
+        self._head = bytearray()
+        self._wanted = 0
+        self._filled = 0
+        self._sealed = memoryview(bytearray())
+        self._opened = memoryview(bytearray())
+        self._is_complete = False
+
+    def feed(self, data: Piece) -> None:
+        """Take in the next bytes.
+
+        Raises:
+            MalformedInputError: A chunk's length breaks a limit.
+            VerificationError: A chunk is not authentic, or not in its place.
+            SecureError: From what the message is fed to.
+        """
+        piece = memoryview(data)
+        self._arrived += len(piece)
+        if self._arrived > self._length:
+            raise MalformedInputError("sealed message: bytes after its end")
+        while len(piece):
+            if self._wanted == 0:
+                piece = self._begin(piece)
+            elif self._filled == 0 and len(piece) >= self._wanted:
+                # A chunk that arrived whole is opened where it lies.
+                whole, piece = piece[: self._wanted], piece[self._wanted :]
+                self._open(whole)
+            else:
+                piece = self._fill(piece)
+
+    def _begin(self, piece: memoryview) -> memoryview:
+        missing = _LENGTH.size - len(self._head)
+        self._head += piece[:missing]
+        if len(self._head) == _LENGTH.size:
+            length = int(_LENGTH.unpack(self._head)[0])
+            self._head.clear()
+            self._after -= _LENGTH.size + length
+            # Only the last may be empty: it is alone then, or another would not end.
+            least = (
+                TAG_BYTES if self._after == 0 and self._index == 0 else TAG_BYTES + 1
+            )
+            if not least <= length <= CHUNK_BYTES + TAG_BYTES or self._after < 0:
+                raise MalformedInputError(
+                    f"sealed chunk: got a length of {length} bytes, want {least} to"
+                    f" {CHUNK_BYTES + TAG_BYTES} within the message"
+                )
+            self._wanted, self._filled = length, 0
+        return piece[missing:]
+
+    def _fill(self, piece: memoryview) -> memoryview:
+        if len(self._sealed) < self._wanted:
+            self._sealed = memoryview(bytearray(self._wanted))
+        taken = min(len(piece), self._wanted - self._filled)
+        self._sealed[self._filled : self._filled + taken] = piece[:taken]
+        self._filled += taken
+        if self._filled == self._wanted:
+            self._open(self._sealed[: self._wanted])
+        return piece[taken:]
+
+    def _open(self, sealed: memoryview) -> None:
+        size = len(sealed) - TAG_BYTES
+        if len(self._opened) < size:
+            self._opened = memoryview(bytearray(size))
+        last, opened = self._after == 0, self._opened[:size]
+        try:
+            self._cipher.decrypt_into(
+                _nonce(self._index, last), sealed, self._context, opened
+            )
+        except InvalidTag as error:
+            raise VerificationError(
+                f"sealed message: chunk {self._index} is not authentic, not in its"
+                " place, or of another key, request or operation"
+            ) from error
+        self._index += 1
+        self._wanted = self._filled = 0
+        self._is_complete = last
+        self._feed(opened)
+
+    def finish(self) -> None:
+        """Require that the message ended where its sender ended it.
+
+        Raises:
+            MalformedInputError: It was cut off.
+        """
+        if not self._is_complete:
+            raise MalformedInputError("sealed message: it ended early")
+
+
+def open_whole(key: bytes, context: bytes, sealed: Piece) -> bytes:
+    """Return a whole sealed message, opened.
+
+    Raises:
+        SecureError: As ``Opener``.
+    """
+    opened = bytearray()
+
+    def take(piece: memoryview) -> None:
+        opened.extend(piece)
+
+    opener = Opener(key, context, len(sealed), take)
+    opener.feed(sealed)
+    opener.finish()
+    return bytes(opened)
+
+
+def seal_whole(key: bytes, context: bytes, message: bytes) -> bytes:
+    """Return a message sealed in one piece of memory."""
+    view = memoryview(message)
+    pieces: Sequence[memoryview] = [
+        view[begin : begin + CHUNK_BYTES] for begin in range(0, len(view), CHUNK_BYTES)
+    ]
+    return b"".join(seal(key, context, pieces))
