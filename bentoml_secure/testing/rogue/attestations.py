@@ -19,7 +19,7 @@ from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import NONCE_BYTES, Digest
-from bentoml_secure.serving.identity import Keys
+from bentoml_secure.session.identity import Keys
 from bentoml_secure.serving.runner_app import attestation_document
 from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.replica import Replica

@@ -34,7 +34,7 @@ from bentoml_secure.serving.channel import Channel, LocalChannel, Received
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.exchange import Exchange, Outgoing
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.runner import RunnerCore, RunSegment

@@ -9,7 +9,7 @@ import pytest
 from bentoml_secure.attestation.key_document import Role, package_digest
 from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.errors import MalformedInputError, PolicyRejected
-from bentoml_secure.serving.identity import KEY_LIFETIME, RENEW_BEFORE
+from bentoml_secure.session.identity import KEY_LIFETIME, RENEW_BEFORE
 from bentoml_secure.statements import utc_now
 from tests.unit.serving.serving_parts import Ground
 

@@ -22,7 +22,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.serving import peers
 from bentoml_secure.serving.channel import Channel, LocalChannel
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.peers import FRESH_SHARE, Peer, parse_attestation, ready
 from bentoml_secure.serving.runner_app import attestation_document
 from tests.unit.serving.serving_parts import MAX_AGE, Ground, Wrapped, name_of

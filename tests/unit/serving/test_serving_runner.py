@@ -14,7 +14,7 @@ from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.exchange import CHUNK_BYTES, Exchange
-from bentoml_secure.serving.identity import Identity
+from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.readers import ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.split.plan import Segment, SegmentFile
