@@ -27,7 +27,7 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.session.identity import Keys
-from bentoml_secure.session.keys import Secrets, Session
+from bentoml_secure.session.keys import Secrets, Session, Shown
 from bentoml_secure.session.messages import (
     MASTER_BYTES,
     Confirm,
@@ -45,23 +45,6 @@ _CALLER = b"bentoml-secure/session/v1/caller"
 _RESPONDER = b"bentoml-secure/session/v1/responder"
 
 RandomBytes = Callable[[int], bytes]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What one end showed of itself, to be judged by the other.
-
-    Attributes:
-        document: Its key document.
-        record: Its evidence; None for a client.
-        nonce: That the evidence must cover: drawn by who judges.
-        nonce_issued_at: When it was drawn.
-    """
-
-    document: KeyDocument
-    record: EvidenceRecord | None
-    nonce: bytes
-    nonce_issued_at: datetime
 
 
 Judge = Callable[[Shown], AttestationResult | None]
@@ -109,6 +92,8 @@ class Initiator:
         self._drawn_at = clock()
         self._hello = Hello(nonce=random_bytes(NONCE_BYTES))
         self._offer: Offer | None = None
+        self._peer: Shown | None = None
+        self._own: Shown | None = None
         self._result: AttestationResult | None = None
         self._messages: list[Document] = []
         self._secrets: Secrets | None = None
@@ -129,17 +114,16 @@ class Initiator:
             SecureError: From ``judge``.
         """
         offer = Offer.from_json(message)
-        self._result = judge(
-            Shown(
-                document=offer.key_document,
-                record=offer.record,
-                nonce=self._hello.nonce,
-                nonce_issued_at=self._drawn_at,
-            )
+        shown = Shown(
+            document=offer.key_document,
+            record=offer.record,
+            nonce=self._hello.nonce,
+            nonce_issued_at=self._drawn_at,
         )
+        self._result = judge(shown)
         if self._result is None:
             raise VerificationError("session offer: the responder has no evidence")
-        self._offer = offer
+        self._offer, self._peer = offer, shown
         return offer
 
     def finish(self, record: EvidenceRecord | None) -> Document:
@@ -164,6 +148,12 @@ class Initiator:
             sealed=seal(suite, bytes.fromhex(offered[suite]), master, info=info),
         )
         said = [self._hello.to_json(), offer.to_json()]
+        self._own = Shown(
+            document=self._keys.document,
+            record=record,
+            nonce=offer.nonce,
+            nonce_issued_at=self._clock(),
+        )
         signed = transcript(*said, finish.unsigned())
         signature = self._keys.signing.sign(_CALLER + signed)
         self._messages = [*said, {**finish.unsigned(), "signature": signature.hex()}]
@@ -179,7 +169,7 @@ class Initiator:
         """
         confirm = Confirm.from_json(message)
         offer, derived = self._accepted_offer(), self._secrets
-        if derived is None or self._result is None:
+        if derived is None or not (self._result and self._own and self._peer):
             raise ConfigurationError("session: conclude() before finish()")
         said = transcript(*self._messages, confirm.unsigned())
         if not hmac.compare_digest(confirm.mac, derived.confirmation(said)):
@@ -190,13 +180,11 @@ class Initiator:
         key.verify(confirm.signature, _RESPONDER + said)
         return Session(
             secrets=derived,
-            own=self._keys,
-            peer=offer.key_document,
+            keys=self._keys,
+            own=self._own,
+            peer=self._peer,
             result=self._result,
-            record=offer.record,
             responder=offer.key_document,
-            nonce=self._hello.nonce,
-            nonce_issued_at=self._drawn_at,
             expires_at=min(
                 self._drawn_at + self._max_age,
                 self._result.expires_at,
@@ -272,14 +260,13 @@ def accept(
             f" {', '.join(offered_suites)}"
         )
     # 3. Who it is, by evidence over this handshake's nonce.
-    result = judge(
-        Shown(
-            document=caller,
-            record=finish.record,
-            nonce=offer.nonce,
-            nonce_issued_at=offered.offered_at,
-        )
+    shown = Shown(
+        document=caller,
+        record=finish.record,
+        nonce=offer.nonce,
+        nonce_issued_at=offered.offered_at,
     )
+    result = judge(shown)
     if result is None and caller.role is not Role.CLIENT:
         raise VerificationError(f"session finish: a {caller.role} without evidence")
     # 4. The master secret, sealed to this end, for this handshake.
@@ -302,15 +289,19 @@ def accept(
         keys.document.not_after,
         caller.not_after,
     ]
+    own = Shown(
+        document=keys.document,
+        record=offer.record,
+        nonce=offered.hello.nonce,
+        nonce_issued_at=offered.offered_at,
+    )
     session = Session(
         secrets=derived,
-        own=keys,
-        peer=caller,
+        keys=keys,
+        own=own,
+        peer=shown,
         result=result,
-        record=finish.record,
         responder=keys.document,
-        nonce=offer.nonce,
-        nonce_issued_at=offered.offered_at,
         expires_at=min(ends if result is None else [*ends, result.expires_at]),
     )
     return session, confirm.to_json()

@@ -76,30 +76,43 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What one end shows of itself, for the other to judge.
+
+    Attributes:
+        document: Its key document.
+        record: Its evidence; None for a client.
+        nonce: That the evidence must cover: drawn by who judges.
+        nonce_issued_at: When it was drawn.
+    """
+
+    document: KeyDocument
+    record: EvidenceRecord | None
+    nonce: bytes
+    nonce_issued_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """What either end holds once a handshake is done.
 
     Attributes:
         secrets: Keys of its exchanges.
-        own: The keys that this end showed.
-        peer: The key document that the other end showed.
+        keys: That this end showed.
+        own: What this end showed, over the other's nonce.
+        peer: What the other end showed, over this end's nonce.
         result: Of the other end's evidence; None for a client, which has none.
-        record: That evidence.
         responder: The responder's key document: names what records are for.
-        nonce: That the other end's evidence covers, drawn by this end.
-        nonce_issued_at: When it was drawn.
         expires_at: No record is sealed or opened after that.
         draw: From an entry's (d).
     """
 
     secrets: Secrets
-    own: Keys
-    peer: KeyDocument
+    keys: Keys
+    own: Shown
+    peer: Shown
     result: AttestationResult | None
-    record: EvidenceRecord | None
     responder: KeyDocument
-    nonce: bytes
-    nonce_issued_at: datetime
     expires_at: datetime
     draw: dict[str, object] | None = None
     _context: dict[str, str | None] = field(init=False, repr=False, compare=False)
