@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from bentoml_secure.attestation.evidence import (
+    Endorsements,
     Evidence,
     UncheckedField,
     VerifiedClaims,
@@ -29,11 +30,20 @@ class Attester(Protocol):
         """Kind of the evidence that it makes."""
         ...
 
+    @property
+    def endorsements(self) -> Endorsements:
+        """Certificates at hand for what ``attest`` made last; may be none.
+
+        They are a convenience: whoever verifies judges them like any others.
+        """
+        ...
+
     def attest(self, report_data: bytes) -> Evidence:
-        """Return fresh evidence that covers ``report_data``.
+        """Return fresh evidence that covers ``report_data``; blocks on the device.
 
         Args:
-            report_data: Exactly 64 bytes; see ``key_document.report_data``.
+            report_data: Exactly 64 bytes, see ``key_document.report_data``; 32 for a
+                GPU.
 
         Raises:
             UnavailableError: The device does not answer.

@@ -39,6 +39,7 @@ from bentoml_secure.attestation.dev_chain import (
 )
 from bentoml_secure.attestation.dev_root import load_dev_root
 from bentoml_secure.attestation.evidence import (
+    Endorsements,
     Evidence,
     VerifiedClaims,
     format_seconds,
@@ -274,6 +275,11 @@ class SimulatedAttester:
     def kind(self) -> str:
         """``simulated``."""
         return KIND
+
+    @property
+    def endorsements(self) -> Endorsements:
+        """None: the chain is in the evidence."""
+        return ()
 
     @classmethod
     def from_folder(

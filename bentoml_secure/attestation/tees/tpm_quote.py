@@ -95,8 +95,8 @@ def verify_quote(
     Raises:
         MalformedInputError: Bytes that do not parse.
         CheckFailedError: ``quote.size``, ``quote.scheme``, ``quote.hash``,
-            ``quote.key``, ``quote.signature``, ``quote.magic``, ``quote.type``, ``quote.bank``,
-            ``quote.pcrs`` or ``quote.pcr_digest`` does not hold.
+            ``quote.key``, ``quote.signature``, ``quote.magic``, ``quote.type``,
+            ``quote.bank``, ``quote.pcrs`` or ``quote.pcr_digest`` does not hold.
 
     Source: TCG TPM 2.0 Library, Part 1, 18.5; Part 3, 18.4.
     """
