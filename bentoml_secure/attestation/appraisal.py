@@ -3,6 +3,7 @@
     version = 1
     max_age_seconds = 300
     allow = ["simulated"]
+    require_gpu = true                # optional: a GPU's evidence beside the CPU's
     [simulated]                       # the table of each kind is that kind's own
     roots = ["sha256:<hex>"]
     [platforms]                       # optional: machines known by id
@@ -25,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bentoml_secure.attestation.evidence import (
+    GPU_KINDS,
     KIND_PATTERN,
     REPORT_DATA_LENGTHS,
     AttestationResult,
@@ -54,7 +56,9 @@ CLOCK_SKEW_SECONDS = 60
 """How far an attester's clock may run ahead of the verifier's."""
 
 _CLOCK_SKEW = timedelta(seconds=CLOCK_SKEW_SECONDS)
-_GENERAL = frozenset({"version", "max_age_seconds", "allow", "platforms"})
+_GENERAL = frozenset(
+    {"version", "max_age_seconds", "allow", "platforms", "require_gpu"}
+)
 _PLATFORM_ID = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 _NO_PLATFORMS = Unchecked("the policy lists no machines")
 _NO_TIME = "neither a signed time nor the time of the nonce is known"
@@ -69,12 +73,14 @@ class AppraisalPolicy:
         allow: Kinds accepted, sorted; at least one, each with its table.
         kinds: Reference values by kind.
         platforms: Machines accepted, or the reason why any is.
+        require_gpu: Whether a CPU's evidence counts only with a GPU's beside it.
     """
 
     max_age_seconds: int
     allow: tuple[str, ...]
     kinds: Mapping[str, KindPolicy]
     platforms: tuple[str, ...] | Unchecked
+    require_gpu: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as a document: equal policies give equal ones.
@@ -89,6 +95,8 @@ class AppraisalPolicy:
         }
         if not isinstance(self.platforms, Unchecked):
             document["platforms"] = {"allow": list(self.platforms)}
+        if self.require_gpu:
+            document["require_gpu"] = True
         return document
 
     @classmethod
@@ -132,6 +140,7 @@ class AppraisalPolicy:
             allow=allow,
             kinds=kinds,
             platforms=_read_platforms(table),
+            require_gpu=_read_require_gpu(table, allow),
         )
 
 
@@ -164,6 +173,20 @@ def _read_platforms(table: Mapping[str, Any]) -> tuple[str, ...] | Unchecked:
     )
 
 
+def _read_require_gpu(table: Mapping[str, Any], allow: tuple[str, ...]) -> bool:
+    value = table.get("require_gpu", False)
+    if type(value) is not bool:
+        raise ConfigurationError(
+            f"appraisal policy require_gpu: got {value!r:.40}, want true or false."
+        )
+    if value and not GPU_KINDS & set(allow):
+        raise ConfigurationError(
+            "appraisal policy requires a GPU's evidence and allows none.",
+            remedy=f"Allow {one_of(tuple(sorted(GPU_KINDS)))}, with its table.",
+        )
+    return value
+
+
 def parse_policy(data: bytes) -> AppraisalPolicy:
     """Parse an appraisal policy's TOML.
 
@@ -188,6 +211,7 @@ def appraise(
     report_data: bytes | Unchecked,
     now: datetime,
     nonce_issued_at: datetime | None,
+    beside_gpu: bool = False,
 ) -> AttestationResult:
     """Judge authentic claims against a relying party's policy.
 
@@ -203,6 +227,7 @@ def appraise(
         now: The time to judge for, with a time zone.
         nonce_issued_at: When the nonce under ``report_data`` was drawn: the evidence
             is younger. None where that is not known.
+        beside_gpu: Whether a GPU's evidence stands beside a CPU's, judged apart.
 
     Returns:
         What was accepted, what was not checked, and until when it holds.
@@ -214,6 +239,7 @@ def appraise(
     times = _known_times(claims, nonce_issued_at)
     comparison = (
         _compare_kind(claims, policy)
+        + _compare_gpu(claims, policy, beside_gpu)
         + _compare_report_data(claims, report_data)
         + _compare_times(times, policy, now)
         + _compare_expiry(claims, now)
@@ -243,17 +269,27 @@ def _compare_kind(claims: VerifiedClaims, policy: AppraisalPolicy) -> Comparison
     return comparison
 
 
+def _compare_gpu(
+    claims: VerifiedClaims, policy: AppraisalPolicy, beside_gpu: bool
+) -> Comparison:
+    if not policy.require_gpu or beside_gpu or claims.kind in GPU_KINDS:
+        return Comparison()
+    return Comparison(findings=(Finding("gpu", "none", "a GPU's evidence beside it"),))
+
+
 def _compare_report_data(
     claims: VerifiedClaims, report_data: bytes | Unchecked
 ) -> Comparison:
     if isinstance(report_data, Unchecked):
         return compare_reference("report_data", "", report_data)
-    got, want = claims.report_data, report_data[: len(claims.report_data)]
     if len(report_data) not in REPORT_DATA_LENGTHS:
         raise ConfigurationError(
             f"report data to compare with: got {len(report_data)} bytes,"
             " want 64, or 32 for a kind with a challenge of its own."
         )
+    if claims.report_data is None:
+        return Comparison(findings=(Finding("report_data", "none", report_data.hex()),))
+    got, want = claims.report_data, report_data[: len(claims.report_data)]
     if hmac.compare_digest(got, want):
         return Comparison()
     return Comparison(findings=(Finding("report_data", got.hex(), want.hex()),))

@@ -26,6 +26,9 @@ MAX_ENDORSEMENT_BYTES = 1024 * 1024
 REPORT_DATA_LENGTHS = (32, 64)
 """Bytes that a kind's field for the verifier's challenge can hold."""
 
+GPU_KINDS = frozenset({"nvidia-gpu"})
+"""Kinds that speak of a device beside a CPU and of no process: never alone."""
+
 KIND_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
@@ -194,7 +197,8 @@ class VerifiedClaims:
 
     Attributes:
         kind: Decided by the root that verified, not by what the sender said.
-        report_data: The kind's field for the challenge, whole: 32 or 64 bytes.
+        report_data: The kind's field for the challenge, whole: 32 or 64 bytes. None
+            where the evidence covers no challenge of these lengths; it equals nothing.
         claims: Values that a policy of this kind compares, JSON-able.
         platform_id: The machine; two replicas with one id are one voice.
         vendor: Who stands behind the root.
@@ -205,7 +209,7 @@ class VerifiedClaims:
     """
 
     kind: str
-    report_data: bytes
+    report_data: bytes | None
     claims: Mapping[str, Any]
     platform_id: str
     vendor: str
@@ -216,7 +220,10 @@ class VerifiedClaims:
 
     def __post_init__(self) -> None:
         # A comparison with fewer bytes would be weaker, one with none would pass.
-        if len(self.report_data) not in REPORT_DATA_LENGTHS:
+        if (
+            self.report_data is not None
+            and len(self.report_data) not in REPORT_DATA_LENGTHS
+        ):
             raise MalformedInputError(
                 f"{self.kind} report data: got {len(self.report_data)} bytes,"
                 " want 32 or 64"
@@ -231,7 +238,7 @@ class VerifiedClaims:
             "vendor": self.vendor,
             "platform_id": self.platform_id,
             "root": self.root,
-            "report_data": self.report_data.hex(),
+            "report_data": self.report_data.hex() if self.report_data else None,
             "issued_at": format_seconds(self.issued_at) if self.issued_at else None,
         }
 
@@ -254,6 +261,7 @@ class AttestationResult:
 
     Attributes:
         claims: What was accepted.
+        gpu: What was accepted of the GPU beside the CPU, where there is one.
         unchecked: What the policy left out, with its reasons.
         verified_at: The time that the appraisal was made for.
         expires_at: No session or cache outlives this. Equal to ``verified_at`` where
@@ -264,6 +272,7 @@ class AttestationResult:
     unchecked: tuple[UncheckedField, ...]
     verified_at: datetime
     expires_at: datetime
+    gpu: VerifiedClaims | None = None
 
     @property
     def kind(self) -> str:
@@ -272,8 +281,9 @@ class AttestationResult:
 
     @property
     def simulated(self) -> bool:
-        """Whether no hardware stands behind this."""
-        return self.claims.simulated
+        """Whether no hardware stands behind this, or behind its GPU."""
+        gpu = self.gpu is not None and self.gpu.simulated
+        return self.claims.simulated or gpu
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -282,8 +292,10 @@ class AttestationResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as the command line prints it."""
+        gpu = {} if self.gpu is None else {"gpu": self.gpu.to_json()}
         return {
             **self.claims.to_json(),
+            **gpu,
             "verdict": "accepted",
             "findings": [],
             "unchecked": [field.to_json() for field in self.unchecked],

@@ -44,6 +44,7 @@ MAX_HPKE_KEY_BYTES = 2048
 """MLKEM768-X25519 keys have 1216."""
 
 _REPORT_DATA_LABEL = b"bentoml-secure/report-data/v1"
+_GPU_LABEL = b"bentoml-secure/gpu/v1"
 _NO_GPU = bytes(32)
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _FIELDS = frozenset(
@@ -250,16 +251,35 @@ def report_data(
     Raises:
         MalformedInputError: A nonce of another length: it would shift what follows.
     """
+    return hashlib.sha512(
+        _REPORT_DATA_LABEL
+        + _covered(nonce, document)
+        + (_NO_GPU if gpu_evidence is None else hashlib.sha256(gpu_evidence).digest())
+    ).digest()
+
+
+def gpu_nonce(nonce: bytes, document: KeyDocument) -> bytes:
+    """Return the 32 bytes that a GPU beside the CPU is asked for evidence with.
+
+    SHA-256("bentoml-secure/gpu/v1" || nonce || SHA-256(JCS(document))): evidence that
+    another machine's GPU made for somebody else does not cover them.
+
+    Args:
+        nonce: 32 bytes, drawn by who asks for the evidence.
+        document: The keys.
+
+    Raises:
+        MalformedInputError: A nonce of another length.
+    """
+    return hashlib.sha256(_GPU_LABEL + _covered(nonce, document)).digest()
+
+
+def _covered(nonce: bytes, document: KeyDocument) -> bytes:
     if len(nonce) != NONCE_BYTES:
         raise MalformedInputError(
             f"evidence nonce: got {len(nonce)} bytes, want {NONCE_BYTES}"
         )
-    return hashlib.sha512(
-        _REPORT_DATA_LABEL
-        + nonce
-        + hashlib.sha256(canonical_json(document.to_json())).digest()
-        + (_NO_GPU if gpu_evidence is None else hashlib.sha256(gpu_evidence).digest())
-    ).digest()
+    return nonce + hashlib.sha256(canonical_json(document.to_json())).digest()
 
 
 @functools.cache

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
-    Evidence,
-    endorsements_from_json,
+    EvidenceRecord,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
 from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
-from bentoml_secure.digest import canonical_json, parse_json, require_fields
-from bentoml_secure.errors import Finding, PolicyRejected
+from bentoml_secure.digest import canonical_json, parse_json
+from bentoml_secure.errors import Finding, MalformedInputError, PolicyRejected
 from bentoml_secure.receipts.trust import Trust
 
 ATTEST = "/bsec/v1/attest"
 MAX_ATTESTATION_BYTES = 16 << 20
 
-_FIELDS = frozenset({"key_document", "evidence", "endorsements"})
 # The entry puts evidence into receipts for half of its maximum age; asked for anew at
 # a quarter, what a call relies on cannot age out while the call is served.
 _RENEWALS_PER_AGE = 4
@@ -71,20 +68,20 @@ def attest_flow(
         max_bytes=MAX_ATTESTATION_BYTES,
     )
     require_success(reply, ATTEST)
-    fields: Mapping[str, Any] = require_fields(
-        parse_json(reply.body, what="attestation", max_bytes=MAX_ATTESTATION_BYTES),
-        _FIELDS,
-        what="attestation",
-    )
-    document = KeyDocument.from_json(fields["key_document"])
+    answer = parse_json(reply.body, what="attestation", max_bytes=MAX_ATTESTATION_BYTES)
+    if not isinstance(answer, dict) or "key_document" not in answer:
+        raise MalformedInputError("attestation: field 'key_document' is missing")
+    document = KeyDocument.from_json(answer.pop("key_document"))
+    record = EvidenceRecord.from_json(answer)
     result = verify_key_document(
         document,
-        Evidence.from_json(fields["evidence"]),
-        endorsements_from_json(fields["endorsements"]),
+        record.evidence,
+        record.endorsements,
         trust.policy,
         nonce=nonce,
         now=now,
         nonce_issued_at=now,
+        gpu=record.gpu,
     )
     if findings := _document_findings(document, trust):
         raise PolicyRejected(

@@ -136,6 +136,7 @@ def _appraise(party: Party, case: Case, report: Report) -> AttestationResult | N
             nonce=bytes.fromhex(party.evidence_nonce),
             now=case.at,
             nonce_issued_at=parse_time(party.nonce_issued_at, what="nonce_issued_at"),
+            gpu=record.gpu,
         )
     except PolicyRejected as rejection:
         report.adopt(f"{where} evidence", rejection.findings)

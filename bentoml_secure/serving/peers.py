@@ -20,9 +20,7 @@ from bentoml_secure import metrics
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
-    Evidence,
     EvidenceRecord,
-    endorsements_from_json,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.verification import verify_key_document
@@ -64,20 +62,19 @@ class Attested:
 
 
 def parse_attestation(answer: object) -> tuple[KeyDocument, EvidenceRecord]:
-    """Parse the answer to a nonce: a key document, evidence, endorsements.
+    """Parse the answer to a nonce: a key document and a record of its evidence.
 
     Raises:
         MalformedInputError: A field is missing, unknown or of another form.
     """
-    wanted = {"key_document", "evidence", "endorsements"}
-    if not isinstance(answer, dict) or answer.keys() != wanted:
-        raise MalformedInputError(f"attest answer: want exactly {sorted(wanted)}")
+    if not isinstance(answer, dict) or "key_document" not in answer:
+        raise MalformedInputError(
+            "attest answer: want key_document, evidence and endorsements"
+        )
+    record = {name: answer[name] for name in answer if name != "key_document"}
     return (
         KeyDocument.from_json(answer["key_document"]),
-        EvidenceRecord(
-            evidence=Evidence.from_json(answer["evidence"]),
-            endorsements=endorsements_from_json(answer["endorsements"]),
-        ),
+        EvidenceRecord.from_json(record),
     )
 
 
@@ -212,6 +209,7 @@ class Peer:
             nonce=nonce,
             now=self._clock(),
             nonce_issued_at=drawn_at,
+            gpu=record.gpu,
         )
         return Attested(
             document=document,

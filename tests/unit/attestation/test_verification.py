@@ -86,16 +86,17 @@ def test_the_same_keys_in_another_role(judge: Judge, document: KeyDocument) -> N
         assert fields_of(judge, document=other) == ["report_data"]
 
 
-def test_a_gpu_that_was_not_attested(judge: Judge) -> None:
-    assert fields_of(judge, gpu_evidence=b"a GPU's") == ["report_data"]
+def test_a_gpu_that_the_policy_does_not_allow_is_not_even_parsed(judge: Judge) -> None:
+    gpu = Evidence(kind="nvidia-gpu", blob=b"\x00")
+    with pytest.raises(PolicyRejected, match="want no GPU's evidence") as caught:
+        judge(gpu=gpu)
+    assert [finding.field for finding in caught.value.findings] == ["gpu.kind"]
 
 
-def test_a_gpu_that_was(
-    judge: Judge, attester: SimulatedAttester, document: KeyDocument
-) -> None:
-    both = attester.attest(report_data(NONCE, document, b"a GPU's"))
-    judge(evidence=both, gpu_evidence=b"a GPU's")
-    assert fields_of(judge, evidence=both) == ["report_data"]
+def test_evidence_of_a_gpu_alone_says_nothing_of_a_process(judge: Judge) -> None:
+    gpu = Evidence(kind="nvidia-gpu", blob=b"\x00")
+    with pytest.raises(PolicyRejected, match="kind: got nvidia-gpu, want a CPU's"):
+        judge(evidence=gpu)
 
 
 def test_a_platform_that_the_evidence_does_not_show(
