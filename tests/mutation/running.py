@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ import pytest
 from tests.mutation.disabling import EVERYWHERE, Key, watch
 from tests.mutation.groups import ROOT, Group, calls_in
 
+_OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
 _fork = multiprocessing.get_context("fork")
 
 
@@ -91,10 +94,7 @@ class Recorder:
 def run_tests(tests: Sequence[Path], only: frozenset[str] | None) -> Ran:
     """Run tests in this process, quietly, up to the first failure."""
     recorder = Recorder(only)
-    code = pytest.main(
-        ["-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", *map(str, tests)],
-        plugins=[recorder],
-    )
+    code = pytest.main([*_OPTIONS, "-x", *map(str, tests)], plugins=[recorder])
     return Ran(
         code=int(code),
         passed=recorder.passed,
@@ -153,7 +153,7 @@ def examine(group: Group, *, jobs: int, each_call: bool, folder: Path) -> Verdic
         return Verdict(group, trouble="no tests are named after it")
     watch.files = frozenset(str(path) for path in group.sources)
     watch.each_call = each_call
-    _import_sources(group)
+    _warm(group)
     (plain,) = _run_all([partial(run_tests, group.tests, None)], 1, folder)
     if plain is None or plain.code != 0:
         return Verdict(group, trouble=_trouble(plain, folder))
@@ -176,12 +176,15 @@ def examine(group: Group, *, jobs: int, each_call: bool, folder: Path) -> Verdic
     return Verdict(group, tuple(results), plain.passed, plain.skipped)
 
 
-def _import_sources(group: Group) -> None:
-    """Import what is examined before processes are forked: once for all of them."""
+def _warm(group: Group) -> None:
+    """Import sources, tests and plugins before processes are forked: once for all."""
     for path in group.sources:
         if path.is_relative_to(ROOT):
             parts = path.relative_to(ROOT).with_suffix("").parts
             importlib.import_module(".".join(parts))
+    # What goes wrong here goes wrong again, and is told, where the tests run.
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main([*_OPTIONS, "--collect-only", *map(str, group.tests)])
 
 
 def _trouble(plain: Ran | None, folder: Path) -> str:
