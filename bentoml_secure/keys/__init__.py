@@ -8,8 +8,11 @@
     model_signing    OpenSSF model signatures: who made the model
     broker           which key goes to whom
     broker_policy    what the model's owner demands of who asks
-    broker_store     keys, revocations and the audit log in one SQLite file
+    broker_store     keys, revocations and the audit log
+    broker_file      the SQLite file under it
+    wrapping_key     what its keys are wrapped under
     audit_log        the log's entries and their chain
+    release_messages what a session carries between asker and broker
     trustee          the same keys from a Trustee broker
     hardening        no core dumps of a process that holds keys
 

@@ -20,12 +20,11 @@ from bentoml_secure.digest import (
     JSON,
     Digest,
     parse_digest,
-    parse_hex,
     parse_json,
     require_fields,
 )
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
-from bentoml_secure.keys.segment_key import KEY_BYTES, SegmentKey
+from bentoml_secure.keys.segment_key import SegmentKey
 from bentoml_secure.split.plan import MAX_SEGMENTS
 
 VERSION = 1
@@ -78,14 +77,7 @@ def parse_keys(data: bytes) -> PlanKeys:
 def _parse_entry(entry: object) -> tuple[Digest, SegmentKey]:
     what = "key file entry"
     fields = require_fields(entry, {"segment", "key_id", "key"}, what=what)
-    try:
-        raw = parse_hex(fields["key"], what=what, length=KEY_BYTES)
-    except MalformedInputError:
-        # Its message shows what was there, and that may be most of a key.
-        raise MalformedInputError(
-            f"{what} key: want {2 * KEY_BYTES} hex digits"
-        ) from None
-    key = SegmentKey(raw)
+    key = SegmentKey.from_hex(fields["key"], what=f"{what} key")
     if fields["key_id"] != key.key_id:
         raise MalformedInputError(
             f"{what} key_id: got {fields['key_id']!r:.80}, the key's is {key.key_id}"

@@ -18,7 +18,7 @@ KeyId = NewType("KeyId", str)
 """64 hex digits that follow from a key: it names and commits to it, and tells nothing
 of it."""
 
-_KEY_ID = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
 _KEY_ID_LABEL = b"bentoml-secure/key-id/v1"
 
 
@@ -28,7 +28,7 @@ def parse_key_id(text: object, *, what: str) -> KeyId:
     Raises:
         MalformedInputError: Not 64 lower-case hex digits.
     """
-    if not isinstance(text, str) or not _KEY_ID.fullmatch(text):
+    if not isinstance(text, str) or not _HEX.fullmatch(text):
         raise MalformedInputError(f"{what}: got {text!r:.80}, want 64 hex digits")
     return KeyId(text)
 
@@ -54,6 +54,17 @@ class SegmentKey:
     def generate(cls) -> SegmentKey:
         """Make a key from the system's randomness."""
         return cls(secrets.token_bytes(KEY_BYTES))
+
+    @classmethod
+    def from_hex(cls, text: object, *, what: str) -> SegmentKey:
+        """Return the key that 64 lower-case hex digits spell.
+
+        Raises:
+            MalformedInputError: Anything else; the error does not repeat it.
+        """
+        if not isinstance(text, str) or not _HEX.fullmatch(text):
+            raise MalformedInputError(f"{what}: want 64 lower-case hex digits")
+        return cls(bytes.fromhex(text))
 
     def derive(self, salt: bytes, info: bytes) -> bytes:
         """Return 32 bytes for one purpose.
