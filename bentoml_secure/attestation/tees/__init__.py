@@ -15,6 +15,8 @@ from bentoml_secure.registry import load
 GROUP = "bentoml_secure.tees"
 
 TEES: Mapping[str, str] = {
+    "tdx": "bentoml_secure.attestation.tees.tdx:Tdx",
+    "sgx": "bentoml_secure.attestation.tees.sgx:Sgx",
     "sev-snp": "bentoml_secure.attestation.tees.sev_snp:SevSnp",
     "nitro": "bentoml_secure.attestation.tees.nitro:Nitro",
     "simulated": "bentoml_secure.attestation.tees.simulated:Simulated",
