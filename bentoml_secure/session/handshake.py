@@ -15,15 +15,21 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from bentoml_secure.attestation.evidence import AttestationResult, EvidenceRecord
+from bentoml_secure.attestation.evidence import (
+    AttestationResult,
+    EvidenceRecord,
+    format_seconds,
+)
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.digest import NONCE_BYTES, canonical_json
 from bentoml_secure.errors import (
     ConfigurationError,
+    Finding,
     MalformedInputError,
+    PolicyRejected,
     VerificationError,
 )
 from bentoml_secure.session.identity import Keys
@@ -46,9 +52,13 @@ _RESPONDER = b"bentoml-secure/session/v1/responder"
 
 RandomBytes = Callable[[int], bytes]
 
-
 Judge = Callable[[Shown], AttestationResult | None]
-"""Returns what was accepted (None: a client without evidence) or raises."""
+"""Returns what was accepted (None: a client without evidence) or raises.
+
+It must do nothing but judge. A caller's judge is asked before the responder has signed
+anything: genuine evidence may be shown by whoever forwards it, and only the session
+that ``conclude`` returns says that its owner is at the other end.
+"""
 
 
 def _info(
@@ -68,7 +78,7 @@ def _info(
 
 
 class Initiator:
-    """The caller's end of one handshake.
+    """The caller's end of one handshake: each step once, in order.
 
     Args:
         keys: That the caller signs with: of its identity, or made for this session.
@@ -97,6 +107,16 @@ class Initiator:
         self._result: AttestationResult | None = None
         self._messages: list[Document] = []
         self._secrets: Secrets | None = None
+        self._next: str | None = "read_offer"
+
+    def _begin(self, step: str) -> None:
+        # Nothing comes next until the step ends well.
+        wanted, self._next = self._next, None
+        if step != wanted:
+            raise ConfigurationError(
+                f"session handshake: {step}() now, want {wanted or 'nothing more'}.",
+                remedy="Begin anew: nothing is tried again under the same nonces.",
+            )
 
     def hello(self) -> Document:
         """Return message (a)."""
@@ -111,8 +131,10 @@ class Initiator:
 
         Raises:
             MalformedInputError: Not an offer.
+            ConfigurationError: An offer was read already.
             SecureError: From ``judge``.
         """
+        self._begin("read_offer")
         offer = Offer.from_json(message)
         shown = Shown(
             document=offer.key_document,
@@ -124,6 +146,7 @@ class Initiator:
         if self._result is None:
             raise VerificationError("session offer: the responder has no evidence")
         self._offer, self._peer = offer, shown
+        self._next = "finish"
         return offer
 
     def finish(self, record: EvidenceRecord | None) -> Document:
@@ -134,7 +157,9 @@ class Initiator:
 
         Raises:
             MalformedInputError: No suite that is known here, or not a key of it.
+            ConfigurationError: No offer was accepted, or it is finished already.
         """
+        self._begin("finish")
         offer = self._accepted_offer()
         offered = dict(offer.key_document.hpke)
         suite = choose(offered)
@@ -158,6 +183,7 @@ class Initiator:
         signature = self._keys.signing.sign(_CALLER + signed)
         self._messages = [*said, {**finish.unsigned(), "signature": signature.hex()}]
         self._secrets = Secrets.derive(master, transcript(*self._messages))
+        self._next = "conclude"
         return self._messages[-1]
 
     def conclude(self, message: object) -> Session:
@@ -166,11 +192,14 @@ class Initiator:
         Raises:
             MalformedInputError: Not a confirmation.
             VerificationError: Not by who made the offer, or not of this handshake.
+            PolicyRejected: What the session rests on has ended meanwhile.
+            ConfigurationError: Nothing was finished, or it is concluded already.
         """
+        self._begin("conclude")
         confirm = Confirm.from_json(message)
         offer, derived = self._accepted_offer(), self._secrets
         if derived is None or not (self._result and self._own and self._peer):
-            raise ConfigurationError("session: conclude() before finish()")
+            raise ConfigurationError("session handshake: nothing was finished.")
         said = transcript(*self._messages, confirm.unsigned())
         if not hmac.compare_digest(confirm.mac, derived.confirmation(said)):
             raise VerificationError(
@@ -180,23 +209,35 @@ class Initiator:
         key.verify(confirm.signature, _RESPONDER + said)
         return Session(
             secrets=derived,
-            keys=self._keys,
+            keys=replace(self._keys, hpke=None),
             own=self._own,
             peer=self._peer,
             result=self._result,
             responder=offer.key_document,
-            expires_at=min(
+            expires_at=_end(
                 self._drawn_at + self._max_age,
                 self._result.expires_at,
                 offer.key_document.not_after,
+                self._keys.document.not_after,
+                now=self._clock(),
             ),
             draw=confirm.draw,
         )
 
     def _accepted_offer(self) -> Offer:
         if self._offer is None:
-            raise ConfigurationError("session: no offer was accepted")
+            raise ConfigurationError("session handshake: no offer was accepted.")
         return self._offer
+
+
+def _end(*times: datetime, now: datetime) -> datetime:
+    end = min(times)
+    if end <= now:
+        got, want = format_seconds(end), f"after {format_seconds(now)}"
+        raise PolicyRejected(
+            "session: it ends before it begins", [Finding("expires_at", got, want)]
+        )
+    return end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +272,8 @@ def accept(
     judge: Judge,
     *,
     max_age_seconds: float,
-    draw: Document | None = None,
+    now: datetime,
+    draw: Callable[[], Document] | None = None,
 ) -> tuple[Session, Document]:
     """Take in message (c); return the session and message (d).
 
@@ -240,10 +282,14 @@ def accept(
         finish: Parsed.
         judge: Accepts the caller, or raises.
         max_age_seconds: Of evidence: the session ends with the older of both.
-        draw: From an entry: its signed commitment to the first draw.
+        now: The time.
+        draw: From an entry: makes its signed commitment to the first draw, asked once
+            the caller is accepted.
 
     Raises:
-        VerificationError: A signature or the sealed secret does not hold.
+        VerificationError: A signature or the sealed secret does not hold, or less than
+            the best suite was chosen.
+        PolicyRejected: What the session rests on has ended already.
         SecureError: From ``judge``.
     """
     keys, offer, caller = offered.keys, offered.offer, finish.key_document
@@ -269,6 +315,12 @@ def accept(
     result = judge(shown)
     if result is None and caller.role is not Role.CLIENT:
         raise VerificationError(f"session finish: a {caller.role} without evidence")
+    ends = [
+        offered.offered_at + timedelta(seconds=max_age_seconds),
+        keys.document.not_after,
+        caller.not_after,
+    ]
+    expires_at = _end(*ends, *([] if result is None else [result.expires_at]), now=now)
     # 4. The master secret, sealed to this end, for this handshake.
     info = _info(offered.hello, offer, caller, offer.nonce, finish.suite)
     master = keys.hpke.open(finish.suite, finish.sealed, info=info)
@@ -277,18 +329,13 @@ def accept(
     said.append(finish.to_json())
     derived = Secrets.derive(master, transcript(*said))
     # 5. Show that it arrived, under the attested key.
-    confirm = Confirm(draw=draw)
+    confirm = Confirm(draw=draw() if draw is not None else None)
     signed = transcript(*said, confirm.unsigned())
-    confirm = Confirm(
-        draw=draw,
+    confirm = replace(
+        confirm,
         mac=derived.confirmation(signed),
         signature=keys.signing.sign(_RESPONDER + signed),
     )
-    ends = [
-        offered.offered_at + timedelta(seconds=max_age_seconds),
-        keys.document.not_after,
-        caller.not_after,
-    ]
     own = Shown(
         document=keys.document,
         record=offer.record,
@@ -297,11 +344,11 @@ def accept(
     )
     session = Session(
         secrets=derived,
-        keys=keys,
+        keys=replace(keys, hpke=None),
         own=own,
         peer=shown,
         result=result,
         responder=keys.document,
-        expires_at=min(ends if result is None else [*ends, result.expires_at]),
+        expires_at=expires_at,
     )
     return session, confirm.to_json()

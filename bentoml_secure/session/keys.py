@@ -20,6 +20,7 @@ from datetime import datetime
 from bentoml_secure.attestation.evidence import AttestationResult, EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import canonical_json
+from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.session.identity import Keys
 
 SESSION_ID_BYTES = 16
@@ -61,7 +62,12 @@ class Secrets:
         return hmac.digest(self._confirm, transcript, "sha256")
 
     def request_key(self, exchange_id: bytes) -> bytes:
-        """Return the AES-256 key of one exchange's request."""
+        """Return the AES-256 key of one exchange's request: for one message only.
+
+        Args:
+            exchange_id: 16 bytes that were never used before.
+        """
+        _require_length("exchange id", exchange_id, EXCHANGE_ID_BYTES)
         return _expand(self._records, b"request" + exchange_id)
 
     def response_key(self, exchange_id: bytes, responder_nonce: bytes) -> bytes:
@@ -72,7 +78,15 @@ class Secrets:
             responder_nonce: The responder's 16, fresh: a replayed request under a lost
                 replay window would otherwise have two responses under one key.
         """
+        _require_length("exchange id", exchange_id, EXCHANGE_ID_BYTES)
+        _require_length("responder nonce", responder_nonce, RESPONDER_NONCE_BYTES)
         return _expand(self._records, b"response" + exchange_id + responder_nonce)
+
+
+def _require_length(what: str, value: bytes, length: int) -> None:
+    # A shorter one would let its neighbour slide: two ids, one key.
+    if len(value) != length:
+        raise MalformedInputError(f"{what}: got {len(value)} bytes, want {length}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +112,13 @@ class Session:
 
     Attributes:
         secrets: Keys of its exchanges.
-        keys: That this end showed.
+        keys: That this end showed, and signs with. HPKE's private keys are not among
+            them: a session must not keep those beyond their time.
         own: What this end showed, over the other's nonce.
         peer: What the other end showed, over this end's nonce.
         result: Of the other end's evidence; None for a client, which has none.
         responder: The responder's key document: names what records are for.
-        expires_at: No record is sealed or opened after that.
+        expires_at: No exchange begins after that; whoever begins one compares.
         draw: From an entry's (d).
     """
 

@@ -153,6 +153,15 @@ class Finish:
         """Return the message as it travels."""
         return {**self.unsigned(), "signature": self.signature.hex()}
 
+    @staticmethod
+    def nonce_of(document: object) -> bytes:
+        """Return the nonce alone: a stranger's evidence is not even parsed.
+
+        Raises:
+            MalformedInputError: A field missing, unknown, or no nonce.
+        """
+        return _nonce(_fields(document, _FINISH, "session finish"), "session finish")
+
     @classmethod
     def from_json(cls, document: object) -> Finish:
         """Parse what ``to_json`` wrote.

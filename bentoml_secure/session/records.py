@@ -4,9 +4,9 @@
     nonce     88-bit big-endian index of the chunk || 1 if it is the last, else 0
     AAD       the message's context (keys.py): whose, which operation, which request
 
-A key seals one message only. Every chunk but the last has at least one byte, none more
-than ``CHUNK_BYTES``; an empty message is one empty chunk. Chunks that are missing,
-doubled, moved, cut off or added do not open.
+A key seals one message only. Every chunk has at least one byte, none more than
+``CHUNK_BYTES``; an empty message is one empty chunk. Chunks that are missing, doubled,
+moved, cut off or added do not open.
 
 Source: the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar, CRYPTO 2015.
 """
@@ -19,10 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bentoml_secure.errors import MalformedInputError, VerificationError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    VerificationError,
+)
 
 CHUNK_BYTES = 256 * 1024
 TAG_BYTES = 16
+MAX_ODD_CHUNKS = 1024
+"""Chunks that a message may have beside the full ones: each costs its opener time."""
+
 _LENGTH = struct.Struct(">I")
 CHUNK_OVERHEAD = _LENGTH.size + TAG_BYTES
 
@@ -35,7 +42,10 @@ def _nonce(index: int, last: bool) -> bytes:
 
 def sealed_length(lengths: Iterable[int]) -> int:
     """Return the length of a sealed message made of pieces of these lengths."""
-    return sum(length + CHUNK_OVERHEAD for length in lengths)
+    # An empty message is one empty chunk; empty pieces are none.
+    return (
+        sum(length + CHUNK_OVERHEAD for length in lengths if length) or CHUNK_OVERHEAD
+    )
 
 
 def seal(key: bytes, context: bytes, pieces: Iterable[Piece]) -> Iterator[bytes]:
@@ -44,28 +54,38 @@ def seal(key: bytes, context: bytes, pieces: Iterable[Piece]) -> Iterator[bytes]
     Args:
         key: 32 bytes, for this message only.
         context: Associated data of every chunk.
-        pieces: Of the message; none empty unless it is the only one, none longer than
+        pieces: Of the message; empty ones are left out, none is longer than
             ``CHUNK_BYTES``.
+
+    Raises:
+        ConfigurationError: A piece is longer.
     """
     cipher = AESGCM(key)
-    index, held = 0, None
+    index = 0
+    held: Piece = b""
     for piece in pieces:
-        if held is not None:
+        if not len(piece):
+            continue
+        if len(held):
             yield _chunk(cipher, _nonce(index, False), held, context)
             index += 1
         held = piece
-    yield _chunk(cipher, _nonce(index, True), b"" if held is None else held, context)
+    yield _chunk(cipher, _nonce(index, True), held, context)
 
 
 def _chunk(cipher: AESGCM, nonce: bytes, piece: Piece, context: bytes) -> bytes:
     if len(piece) > CHUNK_BYTES:
-        raise ValueError(f"a piece of {len(piece)} bytes is over {CHUNK_BYTES}")
+        raise ConfigurationError(
+            f"a piece to seal: got {len(piece)} bytes, want at most {CHUNK_BYTES}."
+        )
     sealed = cipher.encrypt(nonce, piece, context)
     return _LENGTH.pack(len(sealed)) + sealed
 
 
 class Opener:
     """Opens a sealed message as its bytes arrive, and hands on what is authentic.
+
+    What was refused once stays refused: an opener is of no use after an error.
 
     Args:
         key: 32 bytes, for this message only.
@@ -89,22 +109,32 @@ class Opener:
         self._arrived = 0
         self._after = length
         self._index = 0
+        self._max_chunks = length // CHUNK_BYTES + MAX_ODD_CHUNKS
         self._head = bytearray()
         self._wanted = 0
         self._filled = 0
         self._sealed = memoryview(bytearray())
         self._opened = memoryview(bytearray())
         self._is_complete = False
+        self._is_refused = False
 
     def feed(self, data: Piece) -> None:
         """Take in the next bytes.
 
         Raises:
-            MalformedInputError: A chunk's length breaks a limit.
+            MalformedInputError: A chunk's length breaks a limit, there are too many, or
+                an earlier one was refused.
             VerificationError: A chunk is not authentic, or not in its place.
             SecureError: From what the message is fed to.
         """
-        piece = memoryview(data)
+        if self._is_refused:
+            raise MalformedInputError("sealed message: refused already")
+        # Set for the time being, so that every error, a sink's too, leaves it set.
+        self._is_refused = True
+        self._take(memoryview(data))
+        self._is_refused = False
+
+    def _take(self, piece: memoryview) -> None:
         self._arrived += len(piece)
         if self._arrived > self._length:
             raise MalformedInputError("sealed message: bytes after its end")
@@ -133,6 +163,10 @@ class Opener:
                 raise MalformedInputError(
                     f"sealed chunk: got a length of {length} bytes, want {least} to"
                     f" {CHUNK_BYTES + TAG_BYTES} within the message"
+                )
+            if self._index >= self._max_chunks:
+                raise MalformedInputError(
+                    f"sealed message: more than {self._max_chunks} chunks"
                 )
             self._wanted, self._filled = length, 0
         return piece[missing:]
@@ -172,7 +206,7 @@ class Opener:
         Raises:
             MalformedInputError: It was cut off.
         """
-        if not self._is_complete:
+        if not self._is_complete or self._is_refused:
             raise MalformedInputError("sealed message: it ended early")
 
 

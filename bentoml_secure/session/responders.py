@@ -34,6 +34,9 @@ MAX_EXCHANGES = 1 << 17
 QUOTES_PER_SECOND = 32.0
 QUOTE_BURST = 128
 
+UNKNOWN_SESSION = "unknown-session"
+"""The code of a plain refusal that means: make a new session."""
+
 
 class UnknownSessionError(VerificationError):
     """A session that is not held here: it ended, or the process was restarted."""
@@ -85,6 +88,7 @@ class Served:
     session: Session
     max_exchanges: int
     _used: set[bytes] = field(default_factory=set, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def use(self, exchange_id: bytes) -> None:
         """Use an exchange id up, before anything is opened under it.
@@ -93,14 +97,16 @@ class Served:
             VerificationError: It was used before: a replay.
             UnknownSessionError: The session has had all exchanges that it may have.
         """
-        if exchange_id in self._used:
-            raise VerificationError("session: this exchange id was used before")
-        if len(self._used) >= self.max_exchanges:
-            raise UnknownSessionError(
-                f"session: got more than {self.max_exchanges} exchanges.",
-                remedy="Make a new session.",
-            )
-        self._used.add(exchange_id)
+        # Two threads that both look first would both find it unused.
+        with self._lock:
+            if exchange_id in self._used:
+                raise VerificationError("session: this exchange id was used before")
+            if len(self._used) >= self.max_exchanges:
+                raise UnknownSessionError(
+                    f"session: got more than {self.max_exchanges} exchanges.",
+                    remedy="Make a new session.",
+                )
+            self._used.add(exchange_id)
 
 
 class Responder:
@@ -157,6 +163,7 @@ class Responder:
         record = self.identity.attest(hello.nonce, keys)
         offered = make_offer(hello, keys, record, secrets.token_bytes(NONCE_BYTES), now)
         with self._lock:
+            self._forget(now)
             self._offered[offered.offer.nonce] = offered
             while len(self._offered) > MAX_HANDSHAKES:
                 self._offered.popitem(last=False)
@@ -169,33 +176,39 @@ class Responder:
             MalformedInputError: Not a finish, or of no handshake that is open here.
             SecureError: As ``handshake.accept``.
         """
-        finish = Finish.from_json(message)
-        # Popped first: a nonce is good for one attempt, whatever comes of it.
+        nonce, now = Finish.nonce_of(message), self._clock()
+        # Popped first: a nonce is good for one attempt, whatever comes of it, and who
+        # has none gets no work out of this process.
         with self._lock:
-            offered = self._offered.pop(finish.nonce, None)
+            offered = self._offered.pop(nonce, None)
         late = timedelta(seconds=HANDSHAKE_SECONDS)
-        if offered is None or self._clock() - offered.offered_at > late:
+        if offered is None or now - offered.offered_at > late:
             raise MalformedInputError(
                 "session finish nonce: no handshake is open under it.",
                 remedy="Begin anew: a nonce is good for one attempt, for a minute.",
             )
         session, confirm = accept(
             offered,
-            finish,
+            Finish.from_json(message),
             self._judge,
             max_age_seconds=self._max_age_seconds,
-            draw=self._draw() if self._draw is not None else None,
+            now=now,
+            draw=self._draw,
         )
         self._hold(session)
         return confirm
 
+    def _forget(self, now: datetime) -> None:
+        """Let go of what has ended, and of the keys with it; under the lock."""
+        late = now - timedelta(seconds=HANDSHAKE_SECONDS)
+        for nonce in [n for n, o in self._offered.items() if o.offered_at < late]:
+            del self._offered[nonce]
+        for old in [k for k, s in self._served.items() if s.session.expires_at <= now]:
+            del self._served[old]
+
     def _hold(self, session: Session) -> None:
-        now = self._clock()
         with self._lock:
-            for old in [
-                k for k, s in self._served.items() if s.session.expires_at <= now
-            ]:
-                del self._served[old]
+            self._forget(self._clock())
             self._served[session.secrets.session_id] = Served(
                 session, self._max_exchanges
             )
@@ -212,5 +225,7 @@ class Responder:
         if served is None:
             raise UnknownSessionError("session: none is held here under this id")
         if served.session.expires_at <= self._clock():
+            with self._lock:
+                self._served.pop(session_id, None)
             raise UnknownSessionError("session: it ended with the evidence under it")
         return served
