@@ -20,6 +20,7 @@ TEES: Mapping[str, str] = {
     "sev-snp": "bentoml_secure.attestation.tees.sev_snp:SevSnp",
     "nitro": "bentoml_secure.attestation.tees.nitro:Nitro",
     "simulated": "bentoml_secure.attestation.tees.simulated:Simulated",
+    "tpm": "bentoml_secure.attestation.tees.tpm:Tpm",
 }
 
 
