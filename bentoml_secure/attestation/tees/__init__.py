@@ -15,6 +15,7 @@ from bentoml_secure.registry import load
 GROUP = "bentoml_secure.tees"
 
 TEES: Mapping[str, str] = {
+    "az-snp-vtpm": "bentoml_secure.attestation.tees.az_snp_vtpm:AzSnpVtpm",
     "tdx": "bentoml_secure.attestation.tees.tdx:Tdx",
     "sgx": "bentoml_secure.attestation.tees.sgx:Sgx",
     "sev-snp": "bentoml_secure.attestation.tees.sev_snp:SevSnp",
