@@ -7,15 +7,21 @@ parties of a deployment must hold alike: its digest stands in every key document
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, assert_never
 
+from bentoml_secure.attestation.evidence import VerifiedClaims, parse_kind
 from bentoml_secure.digest import Digest, digest_json
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
 
 MAX_SCENARIO_BYTES = 64 * 1024
+MAX_PLACED_KINDS = 32
+OTHERS = "*"
+"""In a placement: every segment that it does not name."""
 
 _BOUNDS: Mapping[str, tuple[int, int]] = {
     "replicas": (1, 64),
@@ -24,6 +30,45 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "grace_ms": (0, 60_000),
     "evidence_max_age_seconds": (1, 86_400),
 }
+# What a file may leave out, and what it then says.
+_DEFAULTS: Mapping[str, Any] = {
+    "sealed": True,
+    "independence": "none",
+    "placement": {},
+}
+_SEGMENT = re.compile(r"0|[1-9][0-9]{0,2}")
+
+
+class Independence(StrEnum):
+    """What the replicas of a quorum must not share, from verified evidence."""
+
+    NONE = "none"
+    PLATFORM = "platform"
+    VENDOR = "vendor"
+
+    def voice(self, replica: str, claims: VerifiedClaims | None) -> str:
+        """Return the voice that a replica votes with: equal ones count once.
+
+        Args:
+            replica: The replica's name.
+            claims: Of its accepted evidence; None where it showed none. It then has
+                a voice of its own, for it cannot vote.
+        """
+        if self is Independence.NONE or claims is None:
+            return replica
+        # The word in front keeps a replica's name and an empty id apart.
+        match self:
+            case Independence.PLATFORM:
+                return f"platform {claims.platform_id}"
+            case Independence.VENDOR:
+                return f"vendor {claims.vendor}"
+            case _:
+                assert_never(self)
+
+    def weaker_than(self, other: Independence) -> bool:
+        """Tell whether ``other`` demands more."""
+        demands = list(Independence)
+        return demands.index(self) < demands.index(other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +82,12 @@ class Scenario:
         deadline_ms: Per segment: no quorum by then is a refusal. Milliseconds.
         grace_ms: How long votes are still collected after a decision. Milliseconds.
         evidence_max_age_seconds: Evidence older than this serves no request.
+        sealed: Whether tensors travel sealed between entry and runners.
+        independence: What agreeing replicas must not share, or they count once.
+        placement: Kinds of evidence (TEE classes) by segment, "0", "1" and so on, or
+            "*" for the segments not named. Who shows another kind may not run that
+            segment. A segment without an entry is open to every kind that the
+            appraisal policy allows.
         digest: By which receipts and trust files name the scenario.
     """
 
@@ -46,18 +97,30 @@ class Scenario:
     deadline_ms: int
     grace_ms: int
     evidence_max_age_seconds: int
+    sealed: bool = True
+    independence: Independence = Independence.NONE
+    placement: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        # One spelling of a set, and one digest.
+        placed = {key: tuple(sorted(kinds)) for key, kinds in self.placement.items()}
+        object.__setattr__(self, "placement", placed)
         object.__setattr__(self, "digest", digest_json(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the document whose digest receipts carry."""
-        return {"name": self.name, **{field: getattr(self, field) for field in _BOUNDS}}
+        return {
+            "name": self.name,
+            **{field: getattr(self, field) for field in _BOUNDS},
+            "sealed": self.sealed,
+            "independence": self.independence.value,
+            "placement": {key: list(kinds) for key, kinds in self.placement.items()},
+        }
 
     @classmethod
     def from_json(cls, document: object) -> Scenario:
-        """Parse a scenario's document.
+        """Parse a scenario's document; what has a default may be left out.
 
         Raises:
             ConfigurationError: A field is missing, unknown or out of range.
@@ -65,30 +128,32 @@ class Scenario:
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             raise ConfigurationError("scenario: want a table with a name")
         name = document["name"]
-        fields = {key: value for key, value in document.items() if key != "name"}
-        if fields.keys() != _BOUNDS.keys():
-            odd = sorted(fields.keys() ^ _BOUNDS.keys())
+        what = f"scenario {name!r:.60}"
+        fields = {**_DEFAULTS, **document}
+        del fields["name"]
+        known = {*_BOUNDS, *_DEFAULTS}
+        if fields.keys() != known:
+            odd = sorted(fields.keys() ^ known)
             raise ConfigurationError(
-                f"scenario {name!r:.60}: missing or unknown {', '.join(odd):.200}; "
-                f"want exactly {', '.join(_BOUNDS)}."
+                f"{what}: missing or unknown {', '.join(odd):.200}; want exactly "
+                f"{', '.join(_BOUNDS)}, and where wanted {', '.join(_DEFAULTS)}."
             )
-        for bound, (low, high) in _BOUNDS.items():
-            value = fields[bound]
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ConfigurationError(
-                    f"scenario {name!r:.60} {bound}: want an integer"
-                )
-            if not low <= value <= high:
-                raise ConfigurationError(
-                    f"scenario {name!r:.60} {bound}: got {value}, want {low} to {high}"
-                )
-        if not fields["replicas"] // 2 < fields["quorum"] <= fields["replicas"]:
-            raise ConfigurationError(
-                f"scenario {name!r:.60} quorum: got {fields['quorum']}, want more than "
-                f"half of {fields['replicas']} replicas.",
-                remedy="With n = 2f+1 replicas the quorum is f+1.",
-            )
-        return cls(name=name, **fields)
+        if not isinstance(fields["sealed"], bool):
+            raise ConfigurationError(f"{what} sealed: want true or false")
+        return cls(
+            name=name,
+            **_read_counts(fields, what),
+            sealed=fields["sealed"],
+            independence=read_independence(fields["independence"], what=what),
+            placement=_read_placement(fields["placement"], f"{what} placement"),
+        )
+
+    def kinds(self, segment: int) -> tuple[str, ...] | None:
+        """Return the kinds that may run a segment; None where any may."""
+        return self._placed(str(segment))
+
+    def _placed(self, key: str) -> tuple[str, ...] | None:
+        return self.placement.get(key, self.placement.get(OTHERS))
 
     def weaker_than(self, minimum: Scenario) -> list[str]:
         """Return the fields in which this scenario demands less than ``minimum``."""
@@ -96,7 +161,77 @@ class Scenario:
         weaker = [f for f in more if getattr(self, f) < getattr(minimum, f)]
         if self.evidence_max_age_seconds > minimum.evidence_max_age_seconds:
             weaker.append("evidence_max_age_seconds")
+        if minimum.sealed and not self.sealed:
+            weaker.append("sealed")
+        if self.independence.weaker_than(minimum.independence):
+            weaker.append("independence")
+        if self._places_wider_than(minimum):
+            weaker.append("placement")
         return weaker
+
+    def _places_wider_than(self, minimum: Scenario) -> bool:
+        for key in {OTHERS, *self.placement, *minimum.placement}:
+            own, least = self._placed(key), minimum._placed(key)
+            if least is not None and (own is None or not set(own) <= set(least)):
+                return True
+        return False
+
+
+def read_independence(value: object, *, what: str) -> Independence:
+    """Return the independence that a file asks for by name.
+
+    Raises:
+        ConfigurationError: No such name.
+    """
+    if not isinstance(value, str) or value not in tuple(Independence):
+        raise ConfigurationError(
+            f"{what} independence: got {value!r:.40}, "
+            f"want one of {', '.join(Independence)}."
+        )
+    return Independence(value)
+
+
+def _read_counts(fields: Mapping[str, Any], what: str) -> dict[str, int]:
+    for bound, (low, high) in _BOUNDS.items():
+        value = fields[bound]
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigurationError(f"{what} {bound}: want an integer")
+        if not low <= value <= high:
+            raise ConfigurationError(
+                f"{what} {bound}: got {value}, want {low} to {high}"
+            )
+    if not fields["replicas"] // 2 < fields["quorum"] <= fields["replicas"]:
+        raise ConfigurationError(
+            f"{what} quorum: got {fields['quorum']}, want more than "
+            f"half of {fields['replicas']} replicas.",
+            remedy="With n = 2f+1 replicas the quorum is f+1.",
+        )
+    return {bound: fields[bound] for bound in _BOUNDS}
+
+
+def _read_placement(value: object, what: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{what}: got {value!r:.60}, want a table")
+    for key in value:
+        if key != OTHERS and not _SEGMENT.fullmatch(key):
+            raise ConfigurationError(
+                f"{what}: got segment {key!r:.60}, want 0 to 999 or {OTHERS!r}"
+            )
+    return {key: _read_kinds(kinds, f"{what} {key}") for key, kinds in value.items()}
+
+
+def _read_kinds(value: object, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_PLACED_KINDS:
+        raise ConfigurationError(
+            f"{what}: got {value!r:.60}, want a list of 1 to {MAX_PLACED_KINDS} kinds"
+        )
+    try:
+        kinds = {parse_kind(kind, what=what) for kind in value}
+    except MalformedInputError as error:
+        raise ConfigurationError(str(error)) from error
+    if len(kinds) != len(value):
+        raise ConfigurationError(f"{what}: a kind stands twice")
+    return tuple(kinds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +330,21 @@ class Configuration:
                     f"scenario {scenario.name!r} asks for {scenario.replicas} "
                     f"replicas, the service has {self.replicas}.",
                     remedy="Raise replicas= of the service or lower the scenario's.",
+                )
+            self._require_placeable(scenario)
+
+    def _require_placeable(self, scenario: Scenario) -> None:
+        what = f"scenario {scenario.name!r} placement"
+        for key, kinds in scenario.placement.items():
+            if key != OTHERS and int(key) >= self.segments:
+                raise ConfigurationError(
+                    f"{what}: got segment {key}, the plan has {self.segments}, from 0."
+                )
+            allowed = self.policy.get("allow", ())
+            if not set(kinds) & set(allowed):
+                raise ConfigurationError(
+                    f"{what} {key}: got {', '.join(kinds)}, want one that the "
+                    f"appraisal policy allows: {', '.join(allowed)}."
                 )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,13 +6,17 @@
    Beyond MAX_GROUPS distinct answers no distance is asked for and only identical ones
    agree: enumeration stays bounded, and liars cannot buy a refusal by lying each
    differently while a quorum answers identically.
-3. A clique carries if it has at least ``quorum`` replicas and more than half of the
+3. Replicas with one *voice* count once: with the weight of the heaviest of them. By
+   default each has its own; a scenario may give one to all on a platform, or to all
+   of a vendor, so that what breaks together does not outvote anybody.
+4. A clique carries if it has at least ``quorum`` voices and more than half of the
    *planned* weight, so that absence never turns a minority into a majority.
-4. The clique taken: one that carries, then the heaviest, the largest, the first in
+5. The clique taken: one that carries, then the heaviest, the largest, the first in
    committee order. Accepted if it carries.
-5. The medoid is served: a group that carries by itself, else the group with the least
+6. The medoid is served: a group that carries by itself, else the group with the least
    weighted distance to the rest of the clique, else the first in committee order; of
-   that group, the first replica. Nothing the coordinator asserts about distances can
+   that group, the first replica. A voice that answers in several groups of the clique
+   shares its weight among them. Nothing the coordinator asserts about distances can
    move an answer that a quorum gave identically.
 
 The order of votes never matters. A distance of 0 between different groups is allowed:
@@ -21,11 +25,12 @@ a rule may see no difference where the bytes differ (0.0 and -0.0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import combinations, pairwise
 from math import fsum
 
+from bentoml_secure.consensus.seats import Seats
 from bentoml_secure.consensus.tally import (
     MAX_COMMITTEE,
     Absence,
@@ -113,7 +118,8 @@ def recompute(tally: Tally, votes: Sequence[Vote]) -> list[Finding]:
     scenario and the draw.
 
     Args:
-        tally: From a receipt, perhaps forged.
+        tally: From a receipt, perhaps forged; where voices count, with those of the
+            replicas' verified evidence (``Tally.with_voices``).
         votes: Every vote there was at the decision, each from a verified statement.
 
     Returns:
@@ -145,11 +151,13 @@ def recompute(tally: Tally, votes: Sequence[Vote]) -> list[Finding]:
 
 def reachable(tally: Tally) -> bool:
     """Tell whether votes still pending could make a quorum, at the very best."""
-    weight = {member.replica: member.weight for member in tally.committee}
-    voters = sum(map(len, tally.groups))
-    best = fsum(weight[name] for name in (*tally.clique, *tally.pending))
-    return voters + len(tally.pending) >= tally.quorum and 2 * best > fsum(
-        weight.values()
+    seats = Seats(tally.committee, tally.quorum)
+    voters = [name for group in tally.groups for name in group]
+    # At most: a voice that both agrees and is pending is weighed twice.
+    best = fsum([*seats.voices(tally.clique), *seats.voices(tally.pending)])
+    return (
+        len(seats.voices([*voters, *tally.pending])) >= tally.quorum
+        and 2 * best > seats.planned
     )
 
 
@@ -160,9 +168,13 @@ def refusal(tally: Tally, why: str) -> QuorumNotReached:
         tally: Not accepted.
         why: What ended the round.
     """
+    voices = len(Seats(tally.committee, tally.quorum).voices(tally.clique))
+    once = ","
+    if voices < len(tally.clique):
+        once = f" with {voices} voice{'' if voices == 1 else 's'} between them,"
     message = (
         f"no quorum, {why}: {len(tally.clique)} of {len(tally.committee)} replicas "
-        f"agree, want {tally.quorum} and most of the weight ({len(tally.groups)} "
+        f"agree{once} want {tally.quorum} and most of the weight ({len(tally.groups)} "
         f"distinct answers, {len(tally.absent)} failed, {len(tally.pending)} pending)."
     )
     if len(tally.groups) > MAX_GROUPS:
@@ -198,6 +210,8 @@ def plan_faults(
     if not count < 2 * quorum <= 2 * count:
         want = f"more than half of {count}, at most all"
         faults.append(Finding("quorum", str(quorum), want))
+    elif (voices := len({member.voice for member in committee})) < quorum:
+        faults.append(Finding("voices", str(voices), f"at least {quorum}"))
     if not (is_finite_number(tolerance) and 0 <= tolerance <= MAX_TOLERANCE):
         faults.append(
             Finding("tolerance", str(tolerance), f"from 0 to {MAX_TOLERANCE:g}")
@@ -300,54 +314,41 @@ def _conclude(
     matrix: Matrix,
     absent: Sequence[Absence],
 ) -> Tally:
-    weight = {member.replica: member.weight for member in committee}
+    seats = Seats(committee, quorum)
     failed = {absence.replica: absence for absence in absent}
-    chosen = _clique(weight, quorum, tolerance, groups, matrix)
+    chosen = _clique(seats, tolerance, groups, matrix)
     agreed = {name for group in chosen for name in groups[group]}
     voted = {name for group in groups for name in group}
-    accepted = _carries(agreed, weight, quorum)
+    names = seats.members
+    accepted = seats.carries(agreed)
     return Tally(
         committee=committee,
         quorum=quorum,
         tolerance=tolerance,
         groups=groups,
         distances=matrix,
-        clique=tuple(name for name in weight if name in agreed),
-        medoid=_medoid(weight, quorum, groups, matrix, chosen) if accepted else None,
+        clique=tuple(name for name in names if name in agreed),
+        medoid=_medoid(seats, groups, matrix, chosen) if accepted else None,
         accepted=accepted,
-        dissenters=tuple(n for n in weight if accepted and n in voted - agreed),
-        absent=tuple(failed[name] for name in weight if name in failed),
-        pending=tuple(n for n in weight if n not in voted and n not in failed),
-    )
-
-
-def _carries(
-    replicas: Collection[str], weight: Mapping[str, float], quorum: int
-) -> bool:
-    return (
-        len(replicas) >= quorum
-        # fsum rounds once, so that no order of addition can tip the balance.
-        and 2 * fsum(weight[name] for name in replicas) > fsum(weight.values())
+        dissenters=tuple(n for n in names if accepted and n in voted - agreed),
+        absent=tuple(failed[name] for name in names if name in failed),
+        pending=tuple(n for n in names if n not in voted and n not in failed),
     )
 
 
 def _clique(
-    weight: Mapping[str, float],
-    quorum: int,
-    tolerance: float,
-    groups: Sequence[Sequence[str]],
-    matrix: Matrix,
+    seats: Seats, tolerance: float, groups: Sequence[Sequence[str]], matrix: Matrix
 ) -> tuple[int, ...]:
-    seat = {name: place for place, name in enumerate(weight)}
+    place = {name: place for place, name in enumerate(seats.members)}
 
     def rank(clique: tuple[int, ...]) -> tuple[bool, float, int, list[int]]:
         names = [name for group in clique for name in groups[group]]
         return (
-            _carries(names, weight, quorum),
-            fsum(weight[name] for name in names),
+            seats.carries(names),
+            seats.weigh(names),
             len(names),
             # Of equally many seats the smaller ones, lowest seat first.
-            sorted((-seat[name] for name in names), reverse=True),
+            sorted((-place[name] for name in names), reverse=True),
         )
 
     agree = [
@@ -368,16 +369,16 @@ def _cliques(
 
 
 def _medoid(
-    weight: Mapping[str, float],
-    quorum: int,
+    seats: Seats,
     groups: Sequence[Sequence[str]],
     matrix: Matrix,
     clique: Sequence[int],
 ) -> str:
     for group in clique:
-        if _carries(groups[group], weight, quorum):
+        if seats.carries(groups[group]):
             return groups[group][0]
-    heavy = {group: fsum(weight[name] for name in groups[group]) for group in clique}
+    share = seats.shares([name for group in clique for name in groups[group]])
+    heavy = {group: fsum(share[name] for name in groups[group]) for group in clique}
 
     def cost(group: int) -> float:
         # Within a clique no distance is None.

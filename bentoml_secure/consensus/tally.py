@@ -4,12 +4,15 @@ A tally has two kinds of fields. *Asserted* ones are what the coordinator says:
 committee, quorum, tolerance, distances, reasons of absence. *Derived* ones follow from
 those and from the votes' commitments, and ``quorum.recompute`` derives them again:
 groups, clique, medoid, accepted, dissenters, pending.
+
+Voices are neither: a tally's JSON does not name them. Who decides and who recomputes
+each take them from evidence that they verified themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bentoml_secure.digest import Digest, is_finite_number
@@ -29,10 +32,16 @@ class Member:
     Attributes:
         replica: The replica's name.
         weight: How much its vote counts, above 0.
+        voice: Replicas with one voice count once. Left out, it is the replica's own.
     """
 
     replica: str
     weight: float = 1.0
+    voice: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.voice:
+            object.__setattr__(self, "voice", self.replica)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +71,7 @@ class Tally:
 
     Attributes:
         committee: Every replica that was asked; its order breaks ties.
-        quorum: How many replicas have to agree.
+        quorum: How many replicas, with a voice each, have to agree.
         tolerance: The largest distance at which two answers still agree.
         groups: Replicas whose commitments are identical, in committee order.
         distances: Square, over the groups' first members; None is not comparable.
@@ -86,6 +95,18 @@ class Tally:
     dissenters: tuple[str, ...]
     absent: tuple[Absence, ...]
     pending: tuple[str, ...]
+
+    def with_voices(self, voices: Mapping[str, str]) -> Tally:
+        """Return the tally with these voices of its members.
+
+        Args:
+            voices: By replica; a replica left out keeps its own voice.
+        """
+        committee = tuple(
+            replace(member, voice=voices.get(member.replica, member.replica))
+            for member in self.committee
+        )
+        return replace(self, committee=committee)
 
     def to_json(self) -> dict[str, Any]:
         """Return the tally as it stands in a receipt."""

@@ -108,6 +108,10 @@ def scenario_from_json(document: object) -> Scenario:
         MalformedInputError: Not what a service would load: here it comes from outside.
     """
     try:
-        return Scenario.from_json(document)
+        scenario = Scenario.from_json(document)
     except ConfigurationError as error:
         raise MalformedInputError(f"bundle: {error}") from error
+    if scenario.to_json() != document:
+        # Whoever digests the document itself must come to the same digest.
+        raise MalformedInputError("bundle scenario: want every field, kinds sorted")
+    return scenario

@@ -5,22 +5,23 @@ For every ``infer``, and every segment in the plan's order:
     1. the segments are exactly the plan's
     2. committee: as many distinct replicas as the scenario says; quorum and tolerance
        are the scenario's and the plan's; who voted or was pending is a party, whose
-       key document names this segment
+       key document names this segment and whose evidence is of a kind that the
+       scenario places there
     3. every vote is a statement under its replica's attested key, of this request,
        infer and segment; no exchange stands twice in the receipt
     4. chain: its inputs are commitments of what the segments before it agreed on, or
        of the model's inputs; its outputs are the plan's tensors
-    5. the tally is derived again from commitments and asserted distances; it accepted
+    5. the tally is derived again from commitments and asserted distances, with the
+       voices that evidence gives the replicas under the scenario; it accepted
     6. the model's outputs are what their segments agreed on
-    7. independence: the agreeing replicas sit on enough platforms, or under enough
-       vendors, as their evidence says
+    7. independence: the agreeing replicas are a quorum of platforms, or of vendors, as
+       their evidence says, where the scenario or the trust file asks for that
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
 
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.consensus.quorum import Vote, recompute
@@ -29,7 +30,7 @@ from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.receipts.case import Case, Report
 from bentoml_secure.receipts.receipt import RUNNER, InferRecord, SegmentRecord
-from bentoml_secure.receipts.trust import Independence
+from bentoml_secure.scenario import Independence
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import Statement, verify_statement
@@ -84,8 +85,10 @@ def judge_rounds(judgement: Judgement) -> None:
         _judge_infer(judgement, infer)
         for record in infer.segments:
             involved |= {member.replica for member in record.tally.committee}
+    asked = {case.bundle.scenario.independence, case.trust.independence}
     for round_ in judgement.rounds.values():
-        _require_independent(judgement, round_)
+        for independence in sorted(asked - {Independence.NONE}):
+            _require_independent(judgement, round_, independence)
     if extra := sorted(case.parties.keys() - involved):
         judgement.report.add("parties", extra[0], "only the entry and who was asked")
 
@@ -147,7 +150,10 @@ def _judge_segment(
         Vote(replica=name, commitments=tuple(sorted(statement.outputs.items())))
         for name, statement in statements.items()
     ]
-    report.adopt(f"{where} tally", recompute(tally, votes))
+    heard = tally.with_voices(
+        _voices(judgement, tally, judgement.case.bundle.scenario.independence)
+    )
+    report.adopt(f"{where} tally", recompute(heard, votes))
     report.require(f"{where} tally accepted", tally.accepted, True)
     for name in tally.dissenters:
         report.dissent(infer, index, name, "receipt")
@@ -179,6 +185,7 @@ def _judge_committee(
                 report.add(f"{where} replica {name}", "not a party", "evidence of it")
             continue
         report.require(f"party {name} role", party.role, RUNNER)
+        _require_placed(judgement, name, round_.index)
         if (document := case.key_documents.get(name)) is not None:
             report.require(
                 f"party {name} segment", document.segment, round_.segment.identity
@@ -235,27 +242,41 @@ def verify_vote(
     return statement if sorted(statement.outputs) == outputs else None
 
 
-def _require_independent(judgement: Judgement, round_: Round) -> None:
-    independence = judgement.case.trust.independence
-    if independence is Independence.NONE:
-        return
-    claims = [
-        judgement.results[name].claims
-        for name in round_.tally.clique
-        if name in judgement.results
-    ]
-    match independence:
-        case Independence.PLATFORM:
-            voices = {claim.platform_id for claim in claims}
-        case Independence.VENDOR:
-            voices = {claim.vendor for claim in claims}
-        case _:
-            assert_never(independence)
+def _require_placed(judgement: Judgement, name: str, segment: int) -> None:
+    kinds = judgement.case.bundle.scenario.kinds(segment)
+    result = judgement.results.get(name)
+    # Without a result its evidence has a finding, or nobody could judge it.
+    if kinds is not None and result is not None and result.kind not in kinds:
+        judgement.report.add(
+            f"party {name} placement",
+            result.kind,
+            f"one of {', '.join(kinds)} for segment {segment}",
+        )
+
+
+def _voices(
+    judgement: Judgement, tally: Tally, independence: Independence
+) -> dict[str, str]:
+    results = judgement.results
+    return {
+        member.replica: independence.voice(
+            member.replica,
+            results[member.replica].claims if member.replica in results else None,
+        )
+        for member in tally.committee
+    }
+
+
+def _require_independent(
+    judgement: Judgement, round_: Round, independence: Independence
+) -> None:
+    voices = _voices(judgement, round_.tally, independence)
+    counted = {voices[name] for name in round_.tally.clique if name in voices}
     want = judgement.case.bundle.scenario.quorum
-    if len(voices) < want:
+    if len(counted) < want:
         judgement.report.add(
             f"infer {round_.infer} segment {round_.index} independence",
-            f"{len(voices)} {independence}s among the replicas that agree",
+            f"{len(counted)} {independence}s among the replicas that agree",
             f"at least {want}",
         )
 

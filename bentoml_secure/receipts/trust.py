@@ -5,7 +5,7 @@
     config_digests = ["sha256-jcs-v1:<hex>"]
     package_digests = ["sha256-jcs-v1:<hex>"]
     minimum_quorum = 2
-    independence = "none"             # or "platform", "vendor"
+    independence = "none"             # at least: or "platform", "vendor"
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -22,7 +22,6 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.reference_values import (
@@ -35,6 +34,7 @@ from bentoml_secure.consensus.tally import MAX_COMMITTEE
 from bentoml_secure.digest import JSON, Digest
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.receipts.toml import write_toml
+from bentoml_secure.scenario import Independence, read_independence
 
 VERSION = 1
 MAX_TRUST_BYTES = 1 << 20
@@ -44,14 +44,6 @@ _LISTS = ("plan_digests", "config_digests", "package_digests")
 _KEYS = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
-
-
-class Independence(StrEnum):
-    """What a quorum's replicas must not share, from verified evidence."""
-
-    NONE = "none"
-    PLATFORM = "platform"
-    VENDOR = "vendor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +56,7 @@ class Trust:
         package_digests: Releases of this package.
         scenarios: Digest by name; or why none is compared.
         minimum_quorum: Replicas that have to agree, whatever the scenario says.
-        independence: Of the replicas that agree.
+        independence: Of the replicas that agree, whatever the scenario says.
         policy: Judges the evidence of every party.
     """
 
@@ -115,7 +107,7 @@ def parse_trust(data: bytes) -> Trust:
         **lists,
         scenarios=_read_scenarios(table["scenarios"]),
         minimum_quorum=_read_quorum(table["minimum_quorum"]),
-        independence=_read_independence(table["independence"]),
+        independence=read_independence(table["independence"], what="trust file"),
         policy=AppraisalPolicy.from_table(table["policy"]),
     )
 
@@ -153,15 +145,6 @@ def _read_quorum(value: object) -> int:
     return value
 
 
-def _read_independence(value: object) -> Independence:
-    if not isinstance(value, str) or value not in tuple(Independence):
-        raise ConfigurationError(
-            f"trust file independence: got {value!r:.40}, "
-            f"want one of {', '.join(Independence)}."
-        )
-    return Independence(value)
-
-
 def write_trust(
     *,
     plan_digests: Sequence[Digest],
@@ -170,7 +153,7 @@ def write_trust(
     scenarios: Mapping[str, Digest],
     policy: AppraisalPolicy,
     minimum_quorum: int,
-    independence: str = Independence.NONE,
+    independence: Independence = Independence.NONE,
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 

@@ -219,12 +219,14 @@ def _claims(
         "segments": len(case.bundle.plan.segments),
         "replicas": scenario.replicas,
         "quorum": scenario.quorum,
+        "independence": scenario.independence.value,
         "parties": [
             {
                 "name": name,
                 "role": case.parties[name].role,
                 "platform": result.kind,
                 "platform_id": result.claims.platform_id,
+                "vendor": result.claims.vendor,
                 "simulated": result.simulated,
             }
             for name, result in sorted(results.items())

@@ -17,7 +17,7 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.dev_chain import make_root
 from bentoml_secure.attestation.evidence import Evidence, EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
-from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
+from bentoml_secure.attestation.tees.simulated import KIND, VENDOR, SimulatedAttester
 from bentoml_secure.digest import (
     Digest,
     digest_bytes,
@@ -26,7 +26,12 @@ from bentoml_secure.digest import (
 )
 from bentoml_secure.receipts.receipt import Party
 from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
-from bentoml_secure.scenario import Configuration, Scenario, Scenarios
+from bentoml_secure.scenario import (
+    Configuration,
+    Independence,
+    Scenario,
+    Scenarios,
+)
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.split.plan import Plan, Runtime, Segment, SegmentFile
 from bentoml_secure.statements import format_time
@@ -125,6 +130,7 @@ class Deployment:
         trust_file: TOML that accepts exactly this deployment.
         trust: The same, parsed.
         now: When requests come.
+        platforms: Platform id by process name; ``simulated-<name>`` where left out.
     """
 
     plan: Plan
@@ -136,6 +142,15 @@ class Deployment:
     trust_file: str
     trust: Trust
     now: datetime
+    platforms: Mapping[str, str]
+
+    def voice(self, name: str) -> str:
+        """Return a replica's voice, as an honest entry takes it from evidence."""
+        if self.scenario.independence is Independence.NONE:
+            return name
+        if self.scenario.independence is Independence.VENDOR:
+            return f"vendor {VENDOR}"
+        return f"platform {self.platforms.get(name, f'simulated-{name}')}"
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -221,6 +236,7 @@ def build_deployment(
     package: Digest | None = None,
     root: bytes | None = None,
     recorded: Mapping[str, Evidence] | None = None,
+    independence: Independence = Independence.NONE,
 ) -> Deployment:
     """Make a deployment of ``segments`` times ``replicas`` runners.
 
@@ -233,6 +249,7 @@ def build_deployment(
         package: Digest that all key documents name; a made-up one by default.
         root: DER of the root of ``key_of("root")``; a new one by default.
         recorded: Evidence by process name, instead of fresh evidence.
+        independence: Of the scenario.
     """
     root = root or make_root(key_of("root"), now=now - timedelta(days=30))
     package = package or digest_json("a release")
@@ -244,6 +261,7 @@ def build_deployment(
         deadline_ms=5000,
         grace_ms=200,
         evidence_max_age_seconds=300,
+        independence=independence,
     )
     configuration = Configuration(
         service=SERVICE,
@@ -282,4 +300,5 @@ def build_deployment(
         trust_file=trust_file,
         trust=parse_trust(trust_file.encode()),
         now=now,
+        platforms=platforms or {},
     )

@@ -137,6 +137,7 @@ def build_draft(
     response: bytes = b'{"malignant": [0.25]}',
     inputs: Mapping[str, Array] | None = None,
     salt_of: SaltOf | None = None,
+    heads_counted: bool = False,
 ) -> Draft:
     """Run a request through a deployment.
 
@@ -149,11 +150,12 @@ def build_draft(
         response: Body.
         inputs: Of every ``infer``; made up by default.
         salt_of: In place of the derivation from the root salt.
+        heads_counted: The entry counts replicas where it should count voices.
 
     Raises:
         ValueError: No quorum: there is no receipt to draft.
     """
-    run = _Request(deployment, label, behaviours or {}, salt_of)
+    run = _Request(deployment, label, behaviours or {}, salt_of, heads_counted)
     tensors: Mapping[str, Array] = inputs or {
         "x": np.arange(1, 5, dtype=np.float32).reshape(1, 4)
     }
@@ -209,6 +211,7 @@ class _Request:
         label: str,
         behaviours: Mapping[tuple[int, int, int], Behaviour],
         salt_of: SaltOf | None,
+        heads_counted: bool,
     ) -> None:
         self.deployment = deployment
         self.behaviours = behaviours
@@ -219,6 +222,10 @@ class _Request:
         self.salt_of = salt_of or self._derive
         self.late: dict[tuple[int, int], LateRound] = {}
         self._label = label
+        self._heads_counted = heads_counted
+
+    def _voice(self, name: str) -> str:
+        return name if self._heads_counted else self.deployment.voice(name)
 
     def _derive(self, infer: int, purpose: str, name: str) -> bytes:
         return derive_salt(
@@ -348,7 +355,7 @@ class _Request:
             if behaviour in _VOTING
         ]
         return decide(
-            [Member(replica=name) for name in acting],
+            [Member(replica=name, voice=self._voice(name)) for name in acting],
             votes,
             [
                 Absence(replica=name, reason="connection refused")

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.toml import write_toml
-from bentoml_secure.scenario import Scenario, parse_scenarios
+from bentoml_secure.scenario import Independence, Scenario, parse_scenarios
+
+KINDS = ("nitro", "sev-snp", "simulated", "tdx")
+PLACEMENTS = st.dictionaries(
+    st.sampled_from(["*", "0", "1", "17", "999"]),
+    st.lists(st.sampled_from(KINDS), min_size=1, unique=True).map(tuple),
+    max_size=3,
+)
 
 
 @st.composite
@@ -22,6 +29,9 @@ def scenarios(draw: st.DrawFn, name: str) -> Scenario:
         deadline_ms=draw(st.integers(1, 3_600_000)),
         grace_ms=draw(st.integers(0, 60_000)),
         evidence_max_age_seconds=draw(st.integers(1, 86_400)),
+        independence=draw(st.sampled_from(Independence)),
+        placement=draw(PLACEMENTS),
+        sealed=draw(st.booleans()),
     )
 
 
@@ -70,7 +80,22 @@ def test_weaker_is_what_demands_less(one: Scenario, other: Scenario) -> None:
     assert one.weaker_than(one) == []
     less = one.replicas < other.replicas or one.quorum < other.quorum
     older = one.evidence_max_age_seconds > other.evidence_max_age_seconds
-    assert bool(one.weaker_than(other)) is (less or older)
+    order = ["none", "platform", "vendor"]
+    nearer = order.index(one.independence) < order.index(other.independence)
+    # Segment 500 is one that no placement here names.
+    wider = any(
+        not open_to(one, segment) <= open_to(other, segment)
+        for segment in (0, 1, 17, 500, 999)
+    )
+    bare = other.sealed and not one.sealed
+    weaker = less or older or nearer or wider or bare
+    assert bool(one.weaker_than(other)) is weaker
+
+
+def open_to(scenario: Scenario, segment: int) -> set[str]:
+    """Return the kinds that a segment is open to, of all that there are."""
+    kinds = scenario.kinds(segment)
+    return {*KINDS, "any other"} if kinds is None else set(kinds)
 
 
 @given(
@@ -85,6 +110,9 @@ def test_anything_in_a_field_reads_back_or_is_refused(field: str, value: Any) ->
         "deadline_ms": 1,
         "grace_ms": 0,
         "evidence_max_age_seconds": 1,
+        "independence": "platform",
+        "placement": {"0": ["tdx"]},
+        "sealed": True,
         field: value,
     }
     try:

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from bentoml_secure.digest import digest_json
+from bentoml_secure.attestation.evidence import VerifiedClaims
+from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.scenario import (
     MAX_SCENARIO_BYTES,
     Configuration,
+    Independence,
     Scenario,
     Scenarios,
     parse_scenarios,
+    read_independence,
 )
 
 FIELDS: dict[str, Any] = {
@@ -25,6 +28,7 @@ FIELDS: dict[str, Any] = {
     "grace_ms": 500,
     "evidence_max_age_seconds": 300,
 }
+DEFAULTS: dict[str, Any] = {"independence": "none", "placement": {}, "sealed": True}
 
 
 def table(name: str, /, **changes: Any) -> str:
@@ -51,14 +55,48 @@ def test_a_file_of_scenarios() -> None:
 
 
 def test_a_digest_is_that_of_the_document_in_every_field() -> None:
-    assert scenario().digest == digest_json({"name": "general", **FIELDS})
+    document = {"name": "general", **FIELDS, **DEFAULTS}
+    assert scenario().digest == digest_json(document)
     changed = [
         scenario(**{name: FIELDS[name] + 1}) for name in ("replicas", "grace_ms")
     ]
     changed += [scenario(quorum=3), scenario(deadline_ms=1), scenario(name="other")]
     changed += [scenario(evidence_max_age_seconds=1)]
-    assert len({s.digest for s in [scenario(), *changed]}) == 7
-    assert Scenario.from_json(scenario().to_json()) == scenario()
+    changed += [scenario(independence=one) for one in list(Independence)[1:]]
+    changed += [
+        scenario(placement={"0": ("tdx",)}),
+        scenario(placement={"*": ("tdx",)}),
+    ]
+    assert len({s.digest for s in [scenario(), *changed]}) == 11
+    for made in [scenario(), *changed[1:]]:
+        assert Scenario.from_json(made.to_json()) == made
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    parsed = parse_scenarios(toml(table("general"))).by_name["general"]
+    assert parsed.independence is Independence.NONE
+    assert parsed.placement == {}
+    assert [parsed.kinds(segment) for segment in (0, 7)] == [None, None]
+    full = table("general", independence='"none"', placement="{}", sealed="true")
+    assert parse_scenarios(toml(full)).by_name["general"].digest == parsed.digest
+
+
+def test_a_placement_names_kinds_by_segment_or_for_the_others() -> None:
+    placed = '{ 0 = ["tdx", "sev-snp"], "*" = ["nitro"] }'
+    data = toml(table("general", placement=placed, independence='"vendor"'))
+    parsed = parse_scenarios(data).by_name["general"]
+    assert parsed.independence is Independence.VENDOR
+    assert parsed.kinds(0) == ("sev-snp", "tdx")
+    assert parsed.kinds(1) == parsed.kinds(99) == ("nitro",)
+    assert scenario(placement={"1": ("tdx",)}).kinds(0) is None
+
+
+def test_the_order_of_kinds_does_not_matter() -> None:
+    one = scenario(placement={"0": ("tdx", "sev-snp"), "*": ("nitro",)})
+    two = scenario(placement={"*": ("nitro",), "0": ("sev-snp", "tdx")})
+    assert one == two
+    assert one.digest == two.digest
+    assert one.to_json()["placement"]["0"] == ["sev-snp", "tdx"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +127,28 @@ def test_a_digest_is_that_of_the_document_in_every_field() -> None:
         (toml(table("general", deadline_ms=0)), "deadline_ms: got 0"),
         (toml(table("general", grace_ms=60_001)), "grace_ms: got 60001"),
         (toml(table("general", evidence_max_age_seconds=0)), "max_age_seconds: got 0"),
+        (
+            toml(table("general", independence='"host"')),
+            "'general' independence: got 'host', want one of none, platform, vendor",
+        ),
+        (toml(table("general", independence="1")), "independence: got 1"),
+        (toml(table("general", placement='["tdx"]')), "placement: got .* want a table"),
+        (toml(table("general", placement="{ a = ['tdx'] }")), "got segment 'a', want"),
+        (toml(table("general", placement="{ 01 = ['tdx'] }")), "got segment '01'"),
+        (toml(table("general", placement="{ 1000 = ['tdx'] }")), "got segment '1000'"),
+        (toml(table("general", placement="{ '-1' = ['tdx'] }")), "got segment '-1'"),
+        (toml(table("general", placement="{ 0 = [] }")), "placement 0: got .*1 to 32"),
+        (toml(table("general", placement="{ 0 = 'tdx' }")), "placement 0: got 'tdx'"),
+        (
+            toml(table("general", placement=f"{{ 0 = {['a'] * 33} }}")),
+            "want a list of 1 to 32 kinds",
+        ),
+        (toml(table("general", placement="{ 0 = [1] }")), "placement 0: got 1, want a"),
+        (toml(table("general", placement="{ 0 = ['TDX'] }")), "0: got 'TDX', want a"),
+        (
+            toml(table("general", placement="{ 0 = ['tdx', 'tdx'] }")),
+            "placement 0: a kind stands twice",
+        ),
         (b"version = 1\n" + b"a." * 500 + b"b = 1", "missing or unknown a"),
     ],
 )
@@ -133,10 +193,11 @@ def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
         ({"evidence_max_age_seconds": 301}, ["evidence_max_age_seconds"]),
         ({"deadline_ms": 9, "grace_ms": 9}, []),
         ({"replicas": 5, "quorum": 3, "evidence_max_age_seconds": 1}, []),
+        ({"independence": Independence.VENDOR, "placement": {"0": ("tdx",)}}, []),
     ],
 )
 def test_less_than_the_minimum_is_never_served(
-    changes: dict[str, int], fields: list[str]
+    changes: dict[str, Any], fields: list[str]
 ) -> None:
     other = scenario(name="other", **changes)
     assert other.weaker_than(scenario()) == fields
@@ -146,6 +207,83 @@ def test_less_than_the_minimum_is_never_served(
             scenarios(other=other).select("other")
     else:
         assert scenarios(other=other).select("other") == other
+
+
+@pytest.mark.parametrize(
+    ("least", "other", "weaker"),
+    [
+        ("none", "platform", False),
+        ("platform", "platform", False),
+        ("platform", "vendor", False),
+        ("platform", "none", True),
+        ("vendor", "platform", True),
+    ],
+)
+def test_less_independence_than_the_minimum(
+    least: str, other: str, weaker: bool
+) -> None:
+    minimum = scenario(independence=Independence(least))
+    chosen = scenario(independence=Independence(other))
+    assert chosen.weaker_than(minimum) == (["independence"] if weaker else [])
+
+
+@pytest.mark.parametrize(
+    ("least", "other", "weaker"),
+    [
+        ({}, {"0": ("tdx",)}, False),
+        ({"0": ("tdx",)}, {}, True),
+        ({"0": ("tdx",)}, {"1": ("tdx",)}, True),
+        ({"0": ("tdx", "nitro")}, {"0": ("tdx",)}, False),
+        ({"0": ("tdx",)}, {"0": ("tdx", "nitro")}, True),
+        ({"0": ("tdx", "nitro")}, {"*": ("nitro",)}, False),
+        ({"*": ("tdx",)}, {"0": ("tdx",)}, True),
+        ({"*": ("tdx",)}, {"0": ("nitro",), "*": ("tdx",)}, True),
+        ({"*": ("tdx",), "0": ("nitro",)}, {"*": ("tdx",)}, True),
+        ({"*": ("tdx",), "0": ("nitro",)}, {"*": ("tdx",), "0": ("nitro",)}, False),
+    ],
+)
+def test_a_wider_placement_than_the_minimum(
+    least: dict[str, tuple[str, ...]], other: dict[str, tuple[str, ...]], weaker: bool
+) -> None:
+    chosen = scenario(placement=other)
+    want = ["placement"] if weaker else []
+    assert chosen.weaker_than(scenario(placement=least)) == want
+
+
+def claims(platform_id: str = "one", vendor: str = "A") -> VerifiedClaims:
+    return VerifiedClaims(
+        kind="tdx",
+        report_data=bytes(64),
+        claims={},
+        platform_id=platform_id,
+        vendor=vendor,
+        root=Digest("sha256:00"),
+        issued_at=None,
+        expires_at=None,
+        simulated=False,
+    )
+
+
+def test_a_voice_is_a_replicas_a_platforms_or_a_vendors() -> None:
+    none, platform, vendor = Independence
+    assert none.voice("r", claims()) == "r"
+    assert platform.voice("r", claims()) == platform.voice("s", claims(vendor="B"))
+    assert platform.voice("r", claims()) != platform.voice("r", claims("two"))
+    assert vendor.voice("r", claims()) == vendor.voice("s", claims("two"))
+    assert vendor.voice("r", claims()) != vendor.voice("r", claims(vendor="B"))
+    assert {one.voice("r", None) for one in Independence} == {"r"}
+
+
+def test_replicas_that_name_no_platform_are_one_voice() -> None:
+    voice = Independence.PLATFORM.voice
+    assert voice("r", claims("")) == voice("s", claims(""))
+    assert voice("r", claims("s")) != voice("s", None)
+
+
+@pytest.mark.parametrize("value", [None, True, 1, "", "None", "PLATFORM", ["none"]])
+def test_an_independence_that_is_none(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="file independence: got"):
+        read_independence(value, what="file")
 
 
 def configuration(**changes: Any) -> Configuration:
@@ -198,6 +336,35 @@ def test_more_replicas_than_there_are() -> None:
     assert (
         caught.value.remedy == "Raise replicas= of the service or lower the scenario's."
     )
+
+
+def placed(**placement: tuple[str, ...]) -> Scenarios:
+    one = scenario(
+        placement={key.strip("s"): kinds for key, kinds in placement.items()}
+    )
+    return Scenarios(minimum="general", by_name={"general": one})
+
+
+def test_a_placement_must_be_one_that_can_be_served() -> None:
+    policy = {"version": 1, "allow": ["nitro", "tdx"]}
+    fits = placed(s0=("tdx",), s1=("nitro", "sgx"))
+    assert configuration(scenarios=fits, policy=policy).scenarios == fits
+    with pytest.raises(
+        ConfigurationError,
+        match="'general' placement: got segment 2, the plan has 2, from 0",
+    ):
+        configuration(scenarios=placed(s2=("tdx",)), policy=policy)
+    with pytest.raises(
+        ConfigurationError,
+        match="placement 1: got sgx, want one that the appraisal policy allows: nitro",
+    ):
+        configuration(scenarios=placed(s1=("sgx",)), policy=policy)
+    others = scenario(placement={"*": ("sgx",)})
+    with pytest.raises(ConfigurationError, match=r"placement \*: got sgx"):
+        configuration(
+            scenarios=Scenarios(minimum="general", by_name={"general": others}),
+            policy=policy,
+        )
 
 
 def test_scenarios_do_not_change() -> None:

@@ -5,7 +5,8 @@ import pytest
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import ConfigurationError
-from bentoml_secure.receipts.trust import Independence, parse_trust, write_trust
+from bentoml_secure.receipts.trust import parse_trust, write_trust
+from bentoml_secure.scenario import Independence
 from bentoml_secure.testing.deployment import Deployment
 
 DIGEST = digest_json("anything")
@@ -111,7 +112,7 @@ def test_what_is_written_is_read(deployment: Deployment) -> None:
         scenarios={"general": DIGEST, 'odd "name" \\ \u2603 \n': OTHER},
         policy=deployment.policy,
         minimum_quorum=3,
-        independence="vendor",
+        independence=Independence.VENDOR,
     )
     trust = parse_trust(written.encode())
     assert trust.config_digests == tuple(sorted((DIGEST, OTHER)))

@@ -19,8 +19,9 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.opening import Opening
-from bentoml_secure.receipts.trust import Independence, Trust
+from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import State, verify_bundle
+from bentoml_secure.scenario import Independence
 from bentoml_secure.tensors import commit
 from bentoml_secure.testing.deployment import SERVICE, Deployment, build_deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
