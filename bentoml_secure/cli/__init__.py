@@ -7,6 +7,7 @@ imported here but click and the error tree: each command imports its room when i
     parameters   types of options, and reading the files that they name
     splitting    split
     deployment   dev-root, trust
+    endorsing    endorsements fetch
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
@@ -20,6 +21,7 @@ from __future__ import annotations
 import click
 
 from bentoml_secure.cli.deployment import dev_root, trust
+from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.outcome import SecureGroup
 from bentoml_secure.cli.splitting import split
@@ -50,5 +52,5 @@ def main() -> None:
     """
 
 
-for _command in (split, inspect, verify, dev_root, trust):
+for _command in (split, inspect, verify, endorsements, dev_root, trust):
     main.add_command(_command)
