@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -38,6 +39,8 @@ class Settings(TypedDict, total=False):
 
     scenario: str | None
     headers: Mapping[str, str]
+    proxy: str | None
+    verify: ssl.SSLContext | bool
     timeout: float
     wait_seconds: float
     max_body_bytes: int
@@ -59,6 +62,8 @@ class _Base:
             "base_url": _base_url(url),
             "headers": _own_headers(settings.get("headers", {})),
             "follow_redirects": False,
+            "proxy": settings.get("proxy"),
+            "verify": settings.get("verify", True),
         }
         self._caller = Caller(
             trust if isinstance(trust, Trust) else _read_trust(Path(trust)),
@@ -131,6 +136,10 @@ class SecureClient(_Base):
         trust: What the caller accepts, or the path of a trust file.
         scenario: Asked for by name; None asks for the service's minimum.
         headers: Sent with every request, such as an ingress's authorization.
+        proxy: URL of an HTTP proxy; by default that of the environment, if any. It sees
+            ciphertext only.
+        verify: How TLS is verified, as httpx takes it: an SSL context with another
+            authority, or False, for what matters is sealed inside.
         timeout: Seconds for each step of a request: connect, send, each read.
         wait_seconds: How long the entry may wait for what a receipt still requires;
             it waits no longer than its own limit. Then the answer is provisional.

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from bentoml_secure.attestation.evidence import (
-    AttestationResult,
-    EvidenceRecord,
-)
+from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
-from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
+from bentoml_secure.client.steps import Steps
 from bentoml_secure.digest import canonical_json, parse_json
-from bentoml_secure.errors import Finding, MalformedInputError, PolicyRejected
+from bentoml_secure.errors import AttestationError, Finding, PolicyRejected
 from bentoml_secure.receipts.trust import Trust
+from bentoml_secure.session.handshake import Initiator
+from bentoml_secure.session.identity import caller_keys
+from bentoml_secure.session.judging import judge
+from bentoml_secure.session.keys import Session, Shown
+from bentoml_secure.session.messages import MAX_MESSAGE_BYTES, Document
 
-ATTEST = "/bsec/v1/attest"
-MAX_ATTESTATION_BYTES = 16 << 20
+HELLO = "/bsec/v1/session/hello"
+FINISH = "/bsec/v1/session/finish"
 
 # The entry puts evidence into receipts for half of its maximum age; asked for anew at
 # a quarter, what a call relies on cannot age out while the call is served.
@@ -34,68 +37,89 @@ class AttestedEntry:
         document: Its key document.
         nonce: 32 bytes, drawn by the caller.
         result: Of the appraisal.
+        session: Seals what is said to it.
         renew_at: The caller's clock. After that it is asked again.
     """
 
     document: KeyDocument
     nonce: bytes
     result: AttestationResult
+    session: Session
     renew_at: datetime
 
 
-def attest_flow(
-    trust: Trust, nonce: bytes, now: datetime
+def session_flow(
+    trust: Trust,
+    *,
+    clock: Callable[[], datetime],
+    random_bytes: Callable[[int], bytes],
+    steps: Steps,
 ) -> Generator[Exchange, Reply, AttestedEntry]:
-    """Ask the entry for evidence and judge it.
+    """Have the entry show evidence over a fresh nonce, and open a session with it.
 
     Args:
         trust: The caller's.
-        nonce: 32 fresh bytes.
-        now: The caller's clock, from before the request is sent.
+        clock: The caller's.
+        random_bytes: Draws the nonce and the session's master secret.
+        steps: Told of each step.
 
     Raises:
         MalformedInputError: What came back does not parse.
         AttestationError: Evidence that is not authentic.
         PolicyRejected: Evidence, role, plan, package or configuration that the trust
             file does not accept; ``findings`` lists all.
+        VerificationError: The handshake does not hold.
         UnavailableError: The entry does not answer.
     """
-    reply = yield Exchange(
-        method="POST",
-        path=ATTEST,
-        headers={"content-type": "application/json"},
-        body=canonical_json({"nonce": nonce.hex()}),
-        max_bytes=MAX_ATTESTATION_BYTES,
+    max_age, now = trust.policy.max_age_seconds, clock()
+    age = timedelta(seconds=max_age)
+    initiator = Initiator(
+        caller_keys(clock, age),
+        max_age_seconds=max_age,
+        clock=clock,
+        random_bytes=random_bytes,
     )
-    require_success(reply, ATTEST)
-    answer = parse_json(reply.body, what="attestation", max_bytes=MAX_ATTESTATION_BYTES)
-    if not isinstance(answer, dict) or "key_document" not in answer:
-        raise MalformedInputError("attestation: field 'key_document' is missing")
-    document = KeyDocument.from_json(answer.pop("key_document"))
-    record = EvidenceRecord.from_json(answer)
-    result = verify_key_document(
-        document,
-        record.evidence,
-        record.endorsements,
-        trust.policy,
-        nonce=nonce,
-        now=now,
-        nonce_issued_at=now,
-        gpu=record.gpu,
-    )
-    if findings := _document_findings(document, trust):
-        raise PolicyRejected(
-            f"entry {document.service!r} is authentic but not the one trusted", findings
-        )
-    age = timedelta(seconds=trust.policy.max_age_seconds)
+    with steps.doing("ask the entry for evidence over a fresh nonce"):
+        offered = yield from _post(HELLO, initiator.hello())
+    with steps.doing("judge its evidence, configuration, plan and package"):
+        initiator.read_offer(offered, lambda shown: _judge(shown, trust, now))
+    with steps.doing("open a session with the keys that the evidence binds"):
+        confirmed = yield from _post(FINISH, initiator.finish(None))
+        session = initiator.conclude(confirmed)
+    document, result = session.peer.document, session.result
+    if result is None:
+        raise AttestationError("entry: a session without evidence")
     return AttestedEntry(
         document=document,
-        nonce=nonce,
+        nonce=session.peer.nonce,
         result=result,
+        session=session,
         renew_at=min(
             now + age / _RENEWALS_PER_AGE, result.expires_at, document.not_after
         ),
     )
+
+
+def _post(path: str, message: Document) -> Generator[Exchange, Reply, Any]:
+    reply = yield Exchange(
+        method="POST",
+        path=path,
+        headers={"content-type": "application/json"},
+        body=canonical_json(message),
+        max_bytes=MAX_MESSAGE_BYTES,
+    )
+    require_success(reply, path)
+    return parse_json(reply.body, what=path, max_bytes=MAX_MESSAGE_BYTES)
+
+
+def _judge(shown: Shown, trust: Trust, now: datetime) -> AttestationResult:
+    document = shown.document
+    result = judge(shown, trust.policy, now=now)
+    if findings := _document_findings(document, trust):
+        raise PolicyRejected(
+            f"entry {document.service!r} is authentic but not the one trusted", findings
+        )
+    return result
 
 
 def _document_findings(document: KeyDocument, trust: Trust) -> list[Finding]:

@@ -1,8 +1,8 @@
 """The order of requests in a call, without I/O: a generator of exchanges.
 
-1. POST /bsec/v1/attest, unless the entry's evidence is fresh: verified, or nothing
-   else is sent
-2. POST the API, with a fresh nonce and root salt
+1. POST /bsec/v1/session/hello and finish, unless there is a session still fresh: the
+   entry's evidence is accepted, or nothing else is sent
+2. POST the API, sealed, with a fresh nonce and root salt
 3. GET the bundle; the entry waits a while for what the receipt still requires
 4. judge the bundle against the trust file and the question
 """
@@ -17,8 +17,10 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from bentoml_secure.client.answer import Announced, Answer, Question, judge
-from bentoml_secure.client.entry import AttestedEntry, attest_flow
+from bentoml_secure.client.entry import AttestedEntry, session_flow
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
+from bentoml_secure.client.hop import SealedHop
+from bentoml_secure.client.steps import Steps
 from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
@@ -26,6 +28,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
 from bentoml_secure.receipts.trust import Trust
+from bentoml_secure.session.responders import UnknownSessionError
 
 RECEIPTS = "/bsec/v1/receipts/"
 JSON_TYPE = "application/json"
@@ -74,18 +77,24 @@ class Caller:
         self._entry: AttestedEntry | None = None
         self._has_warned = False
 
-    def attest(self) -> Flow[AttestedEntry]:
-        """Have the entry show evidence, unless it has lately.
+    def attest(self, steps: Steps | None = None) -> Flow[AttestedEntry]:
+        """Have the entry show evidence and open a session, unless one is fresh.
+
+        Args:
+            steps: Told of each step.
 
         Raises:
-            SecureError: As ``attest_flow``.
+            SecureError: As ``session_flow``.
         """
         now = self._clock()
         if self._entry is None or self._entry.renew_at <= now:
             # Not kept while it is asked for anew: a refusal leaves none.
             self._entry = None
-            self._entry = yield from attest_flow(
-                self._trust, self._random_bytes(NONCE_BYTES), now
+            self._entry = yield from session_flow(
+                self._trust,
+                clock=self._clock,
+                random_bytes=self._random_bytes,
+                steps=steps or Steps(),
             )
             self._warn_simulated(self._entry.result.simulated)
         return self._entry
@@ -145,7 +154,32 @@ class Caller:
             raise ConfigurationError(
                 f"api: got {api!r:.100}, want the path of an API without a query"
             )
-        entry = yield from self.attest()
+        steps = Steps()
+        try:
+            try:
+                return (
+                    yield from self._ask_once(path, body, content_type, read, steps)
+                )
+            except UnknownSessionError:
+                # It was restarted, or has new keys: followed once, by evidence anew.
+                self._entry = None
+                return (
+                    yield from self._ask_once(path, body, content_type, read, steps)
+                )
+        except BaseException:
+            # It may have been restarted, with other keys: ask for evidence anew.
+            self._entry = None
+            raise
+
+    def _ask_once(
+        self,
+        path: str,
+        body: bytes,
+        content_type: str,
+        read: Callable[[bytes], Any],
+        steps: Steps,
+    ) -> Flow[Answer]:
+        entry = yield from self.attest(steps)
         question = Question(
             path=path,
             body=body,
@@ -155,35 +189,27 @@ class Caller:
             root_salt=self._random_bytes(SALT_BYTES),
             asked_at=self._clock(),
         )
-        try:
-            reply = yield self._request(question, content_type)
+        with steps.doing("send the request sealed and open the answer"):
+            sealed = SealedHop(entry.session, path, max_body_bytes=self._max_body_bytes)
+            reply = yield sealed.request(self._headers(question, content_type), body)
             answered_at = self._clock()
+            reply = sealed.open(reply)
             require_success(reply, path)
             announced = Announced.of(reply)
+        with steps.doing("fetch the receipt and judge it against the trust file"):
             return (
                 yield from self._judged(question, announced, reply, answered_at, read)
             )
-        except BaseException:
-            # It may have been restarted, with other keys: ask for evidence anew.
-            self._entry = None
-            raise
 
-    def _request(self, question: Question, content_type: str) -> Exchange:
+    def _headers(self, question: Question, content_type: str) -> dict[str, str]:
         headers = {
             "content-type": content_type,
             "bsec-nonce": question.nonce.hex(),
             "bsec-root-salt": question.root_salt.hex(),
-            "bsec-evidence-nonce": question.entry.nonce.hex(),
         }
         if question.scenario is not None:
             headers["bsec-scenario"] = question.scenario
-        return Exchange(
-            method="POST",
-            path=question.path,
-            headers=headers,
-            body=question.body,
-            max_bytes=self._max_body_bytes,
-        )
+        return headers
 
     def _judged(
         self,

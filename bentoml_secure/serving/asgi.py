@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any
 
 from bentoml_secure.digest import parse_json
@@ -20,6 +27,11 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
     VerificationError,
+)
+from bentoml_secure.session.responders import (
+    UNKNOWN_SESSION,
+    RateLimitedError,
+    UnknownSessionError,
 )
 
 Scope = MutableMapping[str, Any]
@@ -132,6 +144,22 @@ async def receive_body(receive: Receive, *, max_bytes: int) -> bytes:
             return bytes(body)
 
 
+async def read_body(feed: Callable[[bytes], None], receive: Receive) -> None:
+    """Hand a body on as it arrives.
+
+    Raises:
+        DisconnectedError: The caller went away.
+        SecureError: From ``feed``.
+    """
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError("the caller disconnected")
+        feed(message.get("body", b""))
+        if not message.get("more_body"):
+            return
+
+
 async def receive_json(receive: Receive, *, what: str, max_bytes: int) -> Any:
     """Return the JSON document of a body.
 
@@ -161,6 +189,31 @@ async def send_json(
     await send({"type": "http.response.body", "body": body})
 
 
+async def send_pieces(
+    send: Send,
+    status: int,
+    content_type: str,
+    length: int,
+    pieces: Iterable[bytes | memoryview],
+) -> None:
+    """Send a body of known length as its pieces are made."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type.encode()),
+                (b"content-length", str(length).encode()),
+            ],
+        }
+    )
+    sent = 0
+    for piece in pieces:
+        sent += len(piece)
+        more = sent < length
+        await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+
 _STATUS_CODES: Sequence[tuple[type[SecureError], int, str]] = (
     # Answered though nobody listens: BentoML's timer ends with the first byte sent,
     # and until then holds the request, and a shutdown, for the service's timeout.
@@ -168,6 +221,8 @@ _STATUS_CODES: Sequence[tuple[type[SecureError], int, str]] = (
     (RequestTooLargeError, 413, "too-large"),
     (NotFoundError, 404, "not-found"),
     (UnauthorisedError, 401, "unauthorised"),
+    (UnknownSessionError, 401, UNKNOWN_SESSION),
+    (RateLimitedError, 429, "rate-limited"),
     (HandlerError, 500, "handler"),
     (MalformedInputError, 400, "malformed-input"),
     (ConfigurationError, 400, "configuration"),

@@ -7,9 +7,12 @@ and credentials of the environment take no part.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 from bentoml_secure.digest import Digest, parse_json
@@ -28,10 +31,21 @@ from bentoml_secure.serving.exchange import (
 from bentoml_secure.serving.http1 import Head, Http1Client
 from bentoml_secure.serving.readers import RequestReader, ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
-from bentoml_secure.serving.runner_app import attestation_document
+from bentoml_secure.serving.runner_app import PREFIX
+from bentoml_secure.serving.sealed import INFER, SealedExchange
+from bentoml_secure.session.bodies import (
+    SEALED_TYPE,
+    AnswerOpener,
+    Feed,
+    SealedCall,
+    sealed_cap,
+)
+from bentoml_secure.session.keys import Session
+from bentoml_secure.session.messages import MAX_MESSAGE_BYTES as _MAX_JSON_BYTES
+from bentoml_secure.session.messages import Document
+from bentoml_secure.session.responders import UNKNOWN_SESSION, UnknownSessionError
 from bentoml_secure.tensors import Array, TensorSpec
 
-_MAX_JSON_BYTES = 1 << 20
 _MAX_ERROR_BYTES = 8192
 
 
@@ -54,18 +68,34 @@ class Channel(Protocol):
     """One replica, as the entry reaches it."""
 
     async def exchange(
-        self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
+        self,
+        exchange: Exchange,
+        outgoing: Outgoing,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
     ) -> Received:
         """Send tensors, receive tensors and a statement.
 
+        Args:
+            exchange: What is asked.
+            outgoing: Its inputs.
+            specs: Of its outputs.
+            session: Seals both; None sends them as they are.
+
         Raises:
+            UnknownSessionError: The replica does not hold the session (any more).
             UnavailableError: No answer, or the replica refused.
             MalformedInputError: The answer breaks the format or the plan.
+            VerificationError: The answer does not open.
         """
         ...
 
-    async def attest(self, nonce: bytes) -> Any:
-        """Return the replica's JSON answer to a nonce of 32 bytes."""
+    async def hello(self, message: Document) -> Any:
+        """Return the replica's answer to message (a) of a handshake, parsed JSON."""
+        ...
+
+    async def finish(self, message: Document) -> Any:
+        """Return the replica's answer to message (c) of a handshake, parsed JSON."""
         ...
 
     async def probe(self) -> None:
@@ -94,14 +124,30 @@ class HttpChannel:
         self._max_message_bytes = max_message_bytes
 
     async def exchange(
-        self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
+        self,
+        exchange: Exchange,
+        outgoing: Outgoing,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
     ) -> Received:
         """Send tensors, receive tensors and a statement over HTTP."""
         head = exchange.encode() + outgoing.layout.header
-        length = len(head) + outgoing.layout.data_bytes
-        body: Iterable[bytes | memoryview] = outgoing.data()
-        if length <= CHUNK_BYTES:
-            head, body = b"".join([head, *body]), ()
+        lengths = (len(head), *outgoing.data_lengths())
+        pieces: Iterator[bytes | memoryview] = chain((head,), outgoing.data())
+        if sum(lengths) <= CHUNK_BYTES:
+            head = b"".join(pieces)
+            lengths, pieces = (len(head),), iter((head,))
+        if session is None:
+            return await self._plain(exchange, pieces, lengths, specs)
+        return await self._sealed(exchange, pieces, lengths, specs, session)
+
+    async def _plain(
+        self,
+        exchange: Exchange,
+        pieces: Iterator[bytes | memoryview],
+        lengths: Sequence[int],
+        specs: Sequence[TensorSpec],
+    ) -> Received:
         answer = _Answer(
             RESPONSE_TYPE,
             self._max_message_bytes,
@@ -109,29 +155,67 @@ class HttpChannel:
         )
         await self._client.request(
             "POST",
-            "/bsec/v1/infer",
+            f"{PREFIX}/infer",
             answer.on_head,
             content_type=REQUEST_TYPE,
-            head=head,
-            body=body,
-            length=length,
+            head=bytes(next(pieces)),
+            body=pieces,
+            length=sum(lengths),
         )
         return Received(*answer.result().result())
 
-    async def attest(self, nonce: bytes) -> Any:
-        """Ask for key document and evidence over HTTP."""
-        body = json.dumps({"nonce": nonce.hex()}).encode()
+    async def _sealed(
+        self,
+        exchange: Exchange,
+        pieces: Iterator[bytes | memoryview],
+        lengths: Sequence[int],
+        specs: Sequence[TensorSpec],
+        session: Session,
+    ) -> Received:
+        call = SealedCall(
+            session=session,
+            operation=INFER,
+            exchange_id=bytes.fromhex(exchange.exchange_id),
+            request_id=bytes.fromhex(exchange.request_id),
+        )
+        body = call.seal(pieces, lengths)
+        answer = SealedAnswer(
+            call,
+            self._max_message_bytes,
+            lambda length: ResponseReader(length, specs, exchange.output_salts),
+        )
+        await self._client.request(
+            "POST",
+            f"{PREFIX}/infer",
+            answer.on_head,
+            content_type=SEALED_TYPE,
+            head=next(body.pieces),
+            body=body.pieces,
+            length=body.length,
+        )
+        return Received(*answer.result().result())
+
+    async def hello(self, message: Document) -> Any:
+        """Post message (a)."""
+        return await self._post(f"{PREFIX}/session/hello", message)
+
+    async def finish(self, message: Document) -> Any:
+        """Post message (c)."""
+        return await self._post(f"{PREFIX}/session/finish", message)
+
+    async def _post(self, path: str, message: Document) -> Any:
+        body = json.dumps(message).encode()
         answer = _Answer("application/json", _MAX_JSON_BYTES, _Collected)
         await self._client.request(
             "POST",
-            "/bsec/v1/attest",
+            path,
             answer.on_head,
             content_type="application/json",
             head=body,
             length=len(body),
         )
         document = bytes(answer.result().data)
-        return parse_json(document, what="attest answer", max_bytes=_MAX_JSON_BYTES)
+        return parse_json(document, what="handshake", max_bytes=_MAX_JSON_BYTES)
 
     async def probe(self) -> None:
         """Ask BentoML's liveness path."""
@@ -204,11 +288,84 @@ class _Answer(Generic[_R]):
         """Return the reader that took in the body.
 
         Raises:
+            UnknownSessionError: The replica does not hold the session.
             UnavailableError: The replica refused.
         """
         if self._reader is None:
-            said = bytes(self._refusal.data)
-            raise UnavailableError(f"replica refused: {self._status} {said!r:.300}")
+            raise _refusal(self._status, bytes(self._refusal.data))
+        return self._reader
+
+
+def _refusal(status: int, said: bytes) -> SecureError:
+    message = f"replica refused: {status} {said!r:.300}"
+    if status == 401 and f'"code":"{UNKNOWN_SESSION}"'.encode() in said:
+        return UnknownSessionError(message)
+    return UnavailableError(message)
+
+
+class SealedAnswer:
+    """Bounds the answer to a sealed exchange by its head, and opens it.
+
+    Args:
+        call: That it answers.
+        max_bytes: Cap on the message in it.
+        make: From the message's length to its reader.
+    """
+
+    def __init__(
+        self, call: SealedCall, max_bytes: int, make: Callable[[int], ResponseReader]
+    ) -> None:
+        self._call = call
+        self._max_bytes = max_bytes
+        self._make = make
+        self._status = 0
+        self._refusal = _Collected(0)
+        self._opener: AnswerOpener | None = None
+        self._reader: ResponseReader | None = None
+
+    def on_head(self, head: Head) -> Callable[[memoryview], None]:
+        """Return what takes in the body.
+
+        Raises:
+            MalformedInputError: Another type, or over the cap.
+        """
+        self._status = head.status
+        limit = self._max_bytes if head.status == 200 else _MAX_ERROR_BYTES
+        if head.content_length > sealed_cap(limit):
+            raise MalformedInputError(
+                f"answer content-length: got {head.content_length}, want at most "
+                f"{sealed_cap(limit)} bytes"
+            )
+        if head.content_type == SEALED_TYPE:
+            opener = self._call.open(head.status, head.content_length, self._begin)
+            self._opener = opener
+            return opener.feed
+        # Whoever stands between may refuse in the clear; nobody answers so.
+        if head.status == 200 or head.content_length > _MAX_ERROR_BYTES:
+            raise MalformedInputError(
+                f"answer content-type: got {head.content_type!r:.100}, "
+                f"want {SEALED_TYPE}"
+            )
+        return self._refusal.feed
+
+    def _begin(self, length: int) -> Feed:
+        if self._status != 200:
+            return self._refusal
+        self._reader = self._make(length)
+        return self._reader
+
+    def result(self) -> ResponseReader:
+        """Return the reader that took in the message.
+
+        Raises:
+            UnknownSessionError: The replica does not hold the session.
+            UnavailableError: The replica refused.
+            MalformedInputError: The message ended early.
+        """
+        if self._opener is not None:
+            self._opener.finish()
+        if self._reader is None:
+            raise _refusal(self._status, bytes(self._refusal.data))
         return self._reader
 
 
@@ -219,27 +376,75 @@ class LocalChannel:
         self._core = core
 
     async def exchange(
-        self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
+        self,
+        exchange: Exchange,
+        outgoing: Outgoing,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
     ) -> Received:
         """Hand the bytes of an exchange to the runner and read its answer's."""
-        pieces: list[bytes | memoryview] = [exchange.encode(), outgoing.layout.header]
-        pieces += outgoing.data()
-        request = RequestReader(sum(map(len, pieces)), self._core.admit)
+        head = exchange.encode() + outgoing.layout.header
+        pieces: Iterator[bytes | memoryview] = chain((head,), outgoing.data())
+        lengths = (len(head), *outgoing.data_lengths())
+        make = partial(ResponseReader, specs=specs, salts=exchange.output_salts)
+        if session is None:
+            return Received(*(await self._plain(pieces, sum(lengths), make)).result())
+        call = SealedCall(
+            session=session,
+            operation=INFER,
+            exchange_id=bytes.fromhex(exchange.exchange_id),
+            request_id=bytes.fromhex(exchange.request_id),
+        )
+        body = call.seal(pieces, lengths)
+        request = SealedExchange(self._core, body.length)
         try:
-            for piece in pieces:
+            for piece in body.pieces:
                 request.feed(piece)
-            answer = await self._core.answer(*request.result())
+            answer = await request.answer()
+        except UnknownSessionError:
+            raise
         except SecureError as error:
             raise UnavailableError(f"replica refused: {error}") from error
-        response = ResponseReader(answer.content_length, specs, exchange.output_salts)
+        readers: list[ResponseReader] = []
+
+        def begin(length: int) -> ResponseReader:
+            readers.append(make(length))
+            return readers[0]
+
+        opener = call.open(200, answer.length, begin)
+        for sealed in answer.pieces:
+            opener.feed(sealed)
+        opener.finish()
+        return Received(*readers[0].result())
+
+    async def _plain(
+        self,
+        pieces: Iterator[bytes | memoryview],
+        length: int,
+        make: Callable[[int], ResponseReader],
+    ) -> ResponseReader:
+        request = RequestReader(length, self._core.admit)
+        try:
+            self._core.require_plain()
+            for piece in pieces:
+                request.feed(piece)
+            answer = await self._core.answer(
+                *request.result(), self._core.require_plain
+            )
+        except SecureError as error:
+            raise UnavailableError(f"replica refused: {error}") from error
+        response = make(answer.content_length)
         for piece in answer.pieces:
             response.feed(piece)
-        return Received(*response.result())
+        return response
 
-    async def attest(self, nonce: bytes) -> Any:
+    async def hello(self, message: Document) -> Any:
         """Ask the runner of this process."""
-        keys = self._core.identity.keys
-        return attestation_document(keys, self._core.identity.attest(nonce, keys))
+        return await asyncio.to_thread(self._core.responder.offer, message)
+
+    async def finish(self, message: Document) -> Any:
+        """Ask the runner of this process."""
+        return await asyncio.to_thread(self._core.responder.accept, message)
 
     async def probe(self) -> None:
         """Return: it is this process."""

@@ -14,19 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
+from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
-from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import STORE, Settings, from_environment
+from bentoml_secure.session.identity import Identity
+from bentoml_secure.session.judging import judge, require_same_deployment
+from bentoml_secure.session.keys import Shown
+from bentoml_secure.session.responders import Responder
 from bentoml_secure.split.plan import Plan, load_plan
 from bentoml_secure.split.runtime import load_segment
 from bentoml_secure.statements import utc_now
@@ -169,6 +173,7 @@ class Deployment:
             segment=segment,
             plan=self.plan.digest,
             config_digest=self.configuration.digest,
+            key_lifetime=self.settings.key_lifetime,
         )
 
     def runner(self, name: str, segment: int, run: RunSegment) -> RunnerCore:
@@ -179,9 +184,34 @@ class Deployment:
             segment: Which segment, from 0.
             run: What runs the segment.
         """
-        entry = self.plan.segments[segment]
+        entry, age = self.plan.segments[segment], self.policy.max_age_seconds
         identity = self.identify(Role.RUNNER, name, entry.identity)
-        return RunnerCore(entry, self.plan.digest, run, identity)
+        responder = Responder(
+            identity,
+            lambda shown: self._judge_entry(shown, identity),
+            max_age_seconds=age,
+            clock=utc_now,
+        )
+        return RunnerCore(
+            entry,
+            self.plan.digest,
+            run,
+            identity,
+            responder,
+            allows_plain=any(not s.sealed for s in self.scenarios.by_name.values()),
+            max_age_seconds=age,
+        )
+
+    def _judge_entry(self, shown: Shown, own: Identity) -> AttestationResult:
+        # The configuration holds the policy: an entry that was started with another
+        # one, by whoever owns its host, is not this deployment's.
+        document = shown.document
+        require_same_deployment(document, own.keys.document, role=Role.ENTRY)
+        if document.service != self.name:
+            raise AttestationError(
+                f"entry service: got {document.service}, want {self.name}"
+            )
+        return judge(shown, self.policy, now=utc_now())
 
     def entry(self, urls: Mapping[str, str], local: Mapping[str, RunnerCore]) -> Entry:
         """Make the entry.

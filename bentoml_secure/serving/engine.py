@@ -242,6 +242,7 @@ class _Asking:
         try:
             made = await self._attempts(peer, attested)
         except VerificationError:
+            # Another key, or a session that it does not hold: it was restarted.
             peer.renew()
             raise
         vote = Vote(
@@ -268,7 +269,11 @@ class _Asking:
             input_salts={s.name: self.salts[s.name] for s in segment.inputs},
             output_salts={s.name: self.salts[s.name] for s in segment.outputs},
         )
-        received = await peer.channel.exchange(exchange, self.outgoing, self.outputs)
+        session = attested.session if self.context.scenario.sealed else None
+        received = await peer.channel.exchange(
+            exchange, self.outgoing, self.outputs, session
+        )
+        peer.require_young(attested)
         require_values(received.tensors, self.outputs)
         with metrics.verification("statement", str(peer.index)):
             envelope = self._verify(exchange, attested, received)

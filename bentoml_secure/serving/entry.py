@@ -12,20 +12,25 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.evidence import EvidenceRecord
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import NONCE_BYTES, commit_body
+from bentoml_secure.errors import AttestationError
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import ENTRY, Draw, Party, Receipt, issue
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
 from bentoml_secure.serving.engine import Engine, keep_all_attested
-from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.serving.peers import ready
 from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.session.identity import Identity, Keys
+from bentoml_secure.session.keys import Session, Shown
+from bentoml_secure.session.responders import Responder
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import format_time, utc_now
 
@@ -34,6 +39,40 @@ logger = logging.getLogger("bentoml_secure")
 MAX_OPEN_NONCES = 10_000
 MAX_KEPT_SALTS = 10_000
 CLOSE_SECONDS = 10.0
+MAX_CLIENT_EXCHANGES = 1 << 14
+"""Of one client's session: its window of used ids has at most 2 MiB."""
+
+
+def _judge_client(shown: Shown) -> None:
+    """Accept a caller that shows nothing of itself: whom to serve is others' to say."""
+    if shown.document.role is not Role.CLIENT or shown.record is not None:
+        raise AttestationError(
+            f"session caller: got a {shown.document.role}, want a client without"
+            " evidence"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnParty:
+    """The entry as a receipt names it: what it signs with, and evidence of that."""
+
+    keys: Keys
+    party: Party
+    record: EvidenceRecord
+
+
+def _own_party(
+    keys: Keys, record: EvidenceRecord, nonce: bytes, issued_at: datetime
+) -> OwnParty:
+    party = Party(
+        name=keys.document.service,
+        role=ENTRY,
+        key_document=keys.digest,
+        evidence=record.digest,
+        evidence_nonce=nonce.hex(),
+        nonce_issued_at=format_time(issued_at),
+    )
+    return OwnParty(keys, party, record)
 
 
 class OwnEvidence:
@@ -42,42 +81,46 @@ class OwnEvidence:
     def __init__(self, identity: Identity, max_age: timedelta) -> None:
         self._identity = identity
         self._max_age = max_age
-        self._by_nonce: OrderedDict[bytes, tuple[Keys, Party, EvidenceRecord]] = (
-            OrderedDict()
-        )
+        self._by_nonce: OrderedDict[bytes, OwnParty] = OrderedDict()
         self._drawn: bytes | None = None
 
-    def attest(self, nonce: bytes, now: datetime) -> tuple[Keys, EvidenceRecord]:
+    async def attest(self, nonce: bytes, now: datetime) -> tuple[Keys, EvidenceRecord]:
         """Make evidence over a nonce and remember it for receipts."""
         keys = self._identity.keys
-        record = self._identity.attest(nonce, keys)
-        party = Party(
-            name=keys.document.service,
-            role=ENTRY,
-            key_document=keys.digest,
-            evidence=record.digest,
-            evidence_nonce=nonce.hex(),
-            nonce_issued_at=format_time(now),
-        )
-        self._by_nonce[nonce] = (keys, party, record)
+        # A device takes tens of milliseconds: not on the loop.
+        record = await asyncio.to_thread(self._identity.attest, nonce, keys)
+        self._by_nonce[nonce] = _own_party(keys, record, nonce, now)
         if len(self._by_nonce) > MAX_OPEN_NONCES:
             self._by_nonce.popitem(last=False)
         return keys, record
 
-    def for_receipt(
-        self, nonce: bytes | None, now: datetime
-    ) -> tuple[Keys, Party, EvidenceRecord]:
-        """Return evidence no older than allowed: the caller's, or the entry's own."""
+    async def for_receipt(
+        self, session: Session | None, nonce: bytes | None, now: datetime
+    ) -> OwnParty:
+        """Return evidence no older than allowed, and the keys that it binds.
+
+        Args:
+            session: That the request came by: what it showed is what its caller
+                judged, whatever keys are in force by now.
+            nonce: That a caller without one has had evidence for, if it said so.
+            now: The time.
+        """
+        if session is not None and session.own.record is not None:
+            own = session.own
+            return _own_party(
+                session.keys, session.own.record, own.nonce, own.nonce_issued_at
+            )
         for candidate in (nonce, self._drawn):
             if candidate is not None and candidate in self._by_nonce:
-                keys, party, record = self._by_nonce[candidate]
-                issued = datetime.fromisoformat(party.nonce_issued_at)
-                # The same keys: a receipt is signed by those its evidence binds.
-                if now - issued < self._max_age and keys is self._identity.keys:
-                    return keys, party, record
-        self._drawn = secrets.token_bytes(NONCE_BYTES)
-        self.attest(self._drawn, now)
-        return self._by_nonce[self._drawn]
+                known = self._by_nonce[candidate]
+                issued = datetime.fromisoformat(known.party.nonce_issued_at)
+                ends = known.keys.document.not_after
+                if now - issued < self._max_age and now < ends:
+                    return known
+        drawn = secrets.token_bytes(NONCE_BYTES)
+        await self.attest(drawn, now)
+        self._drawn = drawn
+        return self._by_nonce[drawn]
 
 
 class Entry:
@@ -112,6 +155,13 @@ class Entry:
         self.salts: OrderedDict[str, bytes] = OrderedDict()
         # Half of the age: evidence in a receipt must not age out while it is checked.
         self.evidence = OwnEvidence(identity, timedelta(seconds=max_age_seconds / 2))
+        self.responder = Responder(
+            identity,
+            _judge_client,
+            max_age_seconds=max_age_seconds / 2,
+            clock=clock,
+            max_exchanges=MAX_CLIENT_EXCHANGES,
+        )
         self._keep_salts = keep_salts
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._attesting: asyncio.Task[None] | None = None
@@ -147,7 +197,9 @@ class Entry:
             SecureError: It could not be stored.
         """
         now = self.clock()
-        keys, own, record = self.evidence.for_receipt(context.evidence_nonce, now)
+        own = await self.evidence.for_receipt(
+            context.session, context.evidence_nonce, now
+        )
         salt = context.salt
         receipt = Receipt(
             receipt_id=context.request_id.hex(),
@@ -162,7 +214,7 @@ class Entry:
             nonce_drawn_by=context.nonce_drawn_by,
             salt_drawn_by=context.salt_drawn_by,
             draw=Draw.of(context.r, asserted=True),
-            parties=(own, *(a.party for a in context.pinned.values())),
+            parties=(own.party, *(a.party for a in context.pinned.values())),
             request=commit_body(salt(0, "body", "request"), request),
             response=commit_body(salt(0, "body", "response"), response),
             infers=tuple(sorted(context.infers, key=lambda record: record.index)),
@@ -170,12 +222,12 @@ class Entry:
             started_at=format_time(context.started_at),
             issued_at=format_time(now),
         )
-        envelope = issue(receipt, keys.signing)
+        envelope = issue(receipt, own.keys.signing)
         pinned = context.pinned.values()
         bundle = Bundle(
             receipt=envelope,
-            key_documents=(keys.document, *(a.document for a in pinned)),
-            evidence=(record, *(a.record for a in pinned)),
+            key_documents=(own.keys.document, *(a.document for a in pinned)),
+            evidence=(own.record, *(a.record for a in pinned)),
             plan=self.engine.plan,
             scenario=context.scenario,
         )
@@ -185,7 +237,7 @@ class Entry:
             self.salts[receipt.receipt_id] = context.root_salt
             if len(self.salts) > MAX_KEPT_SALTS:
                 self.salts.popitem(last=False)
-        self._complete(context, receipt.receipt_id, envelope, keys)
+        self._complete(context, receipt.receipt_id, envelope, own.keys)
         return envelope
 
     def is_simulated(self, context: RequestContext) -> bool:

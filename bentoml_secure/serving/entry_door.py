@@ -1,6 +1,9 @@
 """The entry's door: records secured requests, serves receipts and evidence.
 
-    POST <any API of the service>     recorded; the answer carries a receipt
+    POST <any API of the service>     recorded; the answer carries a receipt. Sealed
+                                      (sealed_request.py) or as it is
+    POST /bsec/v1/session/hello       messages (a) and (b) of a handshake
+    POST /bsec/v1/session/finish      messages (c) and (d)
     POST /bsec/v1/attest              key document and evidence over the caller's nonce
     GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due
     GET  /bsec/v1/receipts/{id}/salt  the root salt the entry drew (bearer token)
@@ -45,10 +48,14 @@ from bentoml_secure.serving.request import (
     enter,
 )
 from bentoml_secure.serving.runner_app import (
+    HANDSHAKE,
     PREFIX,
     attestation_document,
     receive_nonce,
 )
+from bentoml_secure.serving.sealed_request import SealedRequest
+from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
+from bentoml_secure.session.keys import Session
 
 RECEIPTS = f"{PREFIX}/receipts/"
 MAX_WAIT_SECONDS = 30.0
@@ -102,12 +109,16 @@ class EntryDoor:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
         if path in self._apis and method == "POST":
-            await self._record(scope, receive, send)
+            await self._call(scope, receive, send)
         elif path == f"{PREFIX}/attest" and method == "POST":
             entry = self._entry()
             nonce = await receive_nonce(receive)
-            keys, record = entry.evidence.attest(nonce, entry.clock())
+            entry.responder.quotes.take()
+            keys, record = await entry.evidence.attest(nonce, entry.clock())
             await send_json(send, 200, attestation_document(keys, record))
+        elif (method, path) in HANDSHAKE:
+            step = HANDSHAKE[method, path]
+            await send_json(send, 200, await step(self._entry().responder, receive))
         elif path.startswith(RECEIPTS) and method == "GET":
             await self._receipt(scope, path.removeprefix(RECEIPTS), send)
         elif path.startswith(f"{PREFIX}/"):
@@ -115,24 +126,59 @@ class EntryDoor:
         else:
             await self._app(scope, receive, send)
 
-    async def _record(self, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = self._entry()
-        headers = scope["headers"]
-        scenario = entry.configuration.scenarios.select(header(headers, SCENARIO))
-        context = draw_context(headers, scope["path"], scenario, entry.clock())
-        announced = header(headers, b"content-length")
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        announced = header(scope["headers"], b"content-length")
+        if header(scope["headers"], b"content-type") == SEALED_TYPE:
+            if announced is not None:
+                bounded_length(announced, max_bytes=sealed_cap(self._max_body_bytes))
+            await self._call_sealed(scope, receive, send)
+            return
         if announced is not None:
             bounded_length(announced, max_bytes=self._max_body_bytes)
         request = await receive_body(receive, max_bytes=self._max_body_bytes)
-        enter(context)
         held = _HeldResponse(self._max_body_bytes)
+        await self._record(scope, receive, request, None, held)
+        await held.release(send)
+
+    async def _call_sealed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        responder, most = self._entry().responder, self._max_body_bytes
+        body = await receive_body(receive, max_bytes=sealed_cap(most))
+        request = SealedRequest(responder, scope, body, max_bytes=most)
+        held = _HeldResponse(most)
+        try:
+            opened = request.open()
+            session = request.session
+            await self._record(opened.scope, receive, opened.body, session, held)
+        except Exception as error:
+            if request.answering is None:
+                raise
+            # What is wrong with a sealed request is for its caller only.
+            status, document = describe(error)
+            held = _HeldResponse(most)
+            await send_json(held.send, status, document)
+        await request.answer(send, held.status, held.headers, held.body)
+
+    async def _record(
+        self,
+        scope: Scope,
+        receive: Receive,
+        request: bytes,
+        session: Session | None,
+        held: _HeldResponse,
+    ) -> None:
+        entry = self._entry()
+        headers = scope["headers"]
+        refuse_pickle(headers)
+        scenario = entry.configuration.scenarios.select(header(headers, SCENARIO))
+        context = draw_context(headers, scope["path"], scenario, entry.clock(), session)
+        enter(context)
         try:
             await self._app(scope, _replay(request, receive), held.send)
             if context.failure is not None:
                 raise context.failure
             if held.status >= 400 or held.status == 0:
                 await context.abandon()
-                await held.release(send, {})
+                held.state({})
                 return
             _require_ended(context)
             with metrics.overhead("receipt"):
@@ -147,7 +193,7 @@ class EntryDoor:
         }
         if entry.is_simulated(context):
             stated["bsec-simulated"] = "true"
-        await held.release(send, stated)
+        held.state(stated)
 
     async def _receipt(self, scope: Scope, rest: str, send: Send) -> None:
         receipt_id, _, leaf = rest.partition("/")
@@ -218,7 +264,7 @@ class _HeldResponse:
 
     def __init__(self, max_bytes: int) -> None:
         self.status = 0
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._held = 0
         self._max_bytes = max_bytes
@@ -227,7 +273,7 @@ class _HeldResponse:
         """Take in a message of the app behind."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            self._headers = list(message.get("headers", ()))
+            self.headers = list(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             piece = bytes(message.get("body", b""))
             self._held += len(piece)
@@ -243,15 +289,17 @@ class _HeldResponse:
         """The whole body."""
         return b"".join(self._pieces)
 
-    async def release(self, send: Send, stated: Mapping[str, str]) -> None:
-        """Send the response on, with what the entry states about it."""
-        # The handler must not speak in the entry's name.
-        headers = [
+    def state(self, stated: Mapping[str, str]) -> None:
+        """Set what the entry states about the response; the handler may not."""
+        self.headers = [
             (name, value)
-            for name, value in self._headers
+            for name, value in self.headers
             if not name.lower().startswith(b"bsec-")
         ]
-        headers += [(name.encode(), value.encode()) for name, value in stated.items()]
+        self.headers += [(n.encode(), v.encode()) for n, v in stated.items()]
+
+    async def release(self, send: Send) -> None:
+        """Send the response on."""
         start = {"type": "http.response.start", "status": self.status or 500}
-        await send({**start, "headers": headers})
+        await send({**start, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})

@@ -160,6 +160,12 @@ class Outgoing:
             for begin in range(0, len(view), CHUNK_BYTES):
                 yield view[begin : begin + CHUNK_BYTES]
 
+    def data_lengths(self) -> Iterator[int]:
+        """Yield the length of each piece of ``data``."""
+        for array in self.arrays:
+            for begin in range(0, array.nbytes, CHUNK_BYTES):
+                yield min(CHUNK_BYTES, array.nbytes - begin)
+
     def committed_data(self, commitments: TensorCommitments) -> Iterator[memoryview]:
         """Yield the data bytes, committing to each piece after it was handed on."""
         for piece in self.data():

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
@@ -23,18 +22,18 @@ from bentoml_secure.attestation.evidence import (
     EvidenceRecord,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
-from bentoml_secure.attestation.verification import verify_key_document
-from bentoml_secure.digest import NONCE_BYTES
 from bentoml_secure.errors import (
     AttestationError,
     Finding,
-    MalformedInputError,
     SecureError,
     UnavailableError,
 )
 from bentoml_secure.receipts.receipt import RUNNER, Party
 from bentoml_secure.serving.channel import Channel
+from bentoml_secure.session.handshake import Initiator
 from bentoml_secure.session.identity import Identity
+from bentoml_secure.session.judging import judge, require_same_deployment
+from bentoml_secure.session.keys import Session, Shown
 from bentoml_secure.signing import VerificationKey
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import format_time, utc_now
@@ -47,6 +46,7 @@ _LONGEST_PAUSE_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
 # A receipt is judged at its issue: evidence must not age out while the request runs.
 FRESH_SHARE = 0.9
+_ENDING = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +58,8 @@ class Attested:
     record: EvidenceRecord
     result: AttestationResult
     party: Party
+    session: Session
     nonce_issued_at: datetime
-
-
-def parse_attestation(answer: object) -> tuple[KeyDocument, EvidenceRecord]:
-    """Parse the answer to a nonce: a key document and a record of its evidence.
-
-    Raises:
-        MalformedInputError: A field is missing, unknown or of another form.
-    """
-    if not isinstance(answer, dict) or "key_document" not in answer:
-        raise MalformedInputError(
-            "attest answer: want key_document, evidence and endorsements"
-        )
-    record = {name: answer[name] for name in answer if name != "key_document"}
-    return (
-        KeyDocument.from_json(answer["key_document"]),
-        EvidenceRecord.from_json(record),
-    )
 
 
 class Peer:
@@ -127,7 +111,20 @@ class Peer:
         if age > FRESH_SHARE * min(max_age_seconds, self._policy.max_age_seconds):
             self.renew()
             raise UnavailableError(f"evidence is {age:.0f} s old")
+        if attested.session.expires_at - self._clock() < _ENDING:
+            self.renew()
+            raise UnavailableError("its keys are about to end")
         return attested
+
+    def require_young(self, attested: Attested) -> None:
+        """Refuse an answer under evidence that aged out while it was made.
+
+        Raises:
+            UnavailableError: It is older than the policy allows by now.
+        """
+        age = self._age(attested)
+        if age > self._policy.max_age_seconds:
+            raise UnavailableError(f"evidence is {age:.0f} s old by now")
 
     def _age(self, attested: Attested) -> float:
         return (self._clock() - attested.nonce_issued_at).total_seconds()
@@ -144,18 +141,17 @@ class Peer:
             logger.warning("%s: attestation failed: %s", self.name, error)
 
     async def attest(self) -> None:
-        """Ask for evidence over a fresh nonce and verify it.
+        """Open a session anew: evidence over a fresh nonce, judged, on both sides.
+
+        Exchanges under the session held until then may still end.
 
         Raises:
             SecureError: No answer, or evidence that is not accepted. Accepted
                 evidence held until then is given up if the replica is at fault.
         """
-        nonce, drawn_at = secrets.token_bytes(NONCE_BYTES), self._clock()
         try:
             async with asyncio.timeout(ATTEST_SECONDS):
-                answer = await self.channel.attest(nonce)
-            with metrics.verification("attestation", str(self.index)):
-                self._attested = self._verify(answer, nonce, drawn_at)
+                self._attested = await self._handshake()
         except TimeoutError as error:
             self._hold_on(f"no evidence within {ATTEST_SECONDS:g} s")
             raise UnavailableError(f"{self.name}: {self._reason}") from error
@@ -184,53 +180,60 @@ class Peer:
         self._attested = None
         self._given_up.set()
 
-    def _verify(self, answer: object, nonce: bytes, drawn_at: datetime) -> Attested:
-        document, record = parse_attestation(answer)
-        own = self._own.keys.document
+    async def _handshake(self) -> Attested:
+        keys, label = self._own.keys, str(self.index)
+        initiator = Initiator(
+            keys, max_age_seconds=self._policy.max_age_seconds, clock=self._clock
+        )
+        offered = await self.channel.hello(initiator.hello())
+        with metrics.verification("attestation", label):
+            # Signatures of some kinds take milliseconds: not on the loop.
+            offer = await asyncio.to_thread(initiator.read_offer, offered, self._judge)
+        record = await asyncio.to_thread(self._own.attest, offer.nonce, keys)
+        confirmed = await self.channel.finish(initiator.finish(record))
+        with metrics.verification("session", label):
+            session = initiator.conclude(confirmed)
+        return self._attested_by(session)
+
+    def _judge(self, shown: Shown) -> AttestationResult:
+        document = shown.document
+        require_same_deployment(document, self._own.keys.document, role=Role.RUNNER)
         findings = [
             Finding(f"{self.name} key document {field}", str(got), str(want))
             for field, got, want in (
-                ("role", document.role, Role.RUNNER),
                 ("service", document.service, self.name),
                 ("segment", document.segment, self.segment.identity),
-                ("plan", document.plan, own.plan),
-                ("config_digest", document.config_digest, own.config_digest),
-                ("package", document.package, own.package),
             )
             if got != want
         ]
         if findings:
             raise AttestationError("; ".join(map(str, findings)))
-        result = verify_key_document(
-            document,
-            record.evidence,
-            record.endorsements,
-            self._policy,
-            nonce=nonce,
-            now=self._clock(),
-            nonce_issued_at=drawn_at,
-            gpu=record.gpu,
-        )
+        return judge(shown, self._policy, now=self._clock())
+
+    def _attested_by(self, session: Session) -> Attested:
+        shown, result = session.peer, session.result
+        if result is None or shown.record is None:
+            raise AttestationError(f"{self.name}: a session without evidence")
+        document = shown.document
         return Attested(
             document=document,
             key=VerificationKey.from_hex(document.ed25519),
-            record=record,
+            record=shown.record,
             result=result,
-            nonce_issued_at=drawn_at,
+            nonce_issued_at=shown.nonce_issued_at,
+            session=session,
             party=Party(
                 name=self.name,
                 role=RUNNER,
                 key_document=document.digest,
-                evidence=record.digest,
-                evidence_nonce=nonce.hex(),
-                nonce_issued_at=format_time(drawn_at),
+                evidence=shown.record.digest,
+                evidence_nonce=shown.nonce.hex(),
+                nonce_issued_at=format_time(shown.nonce_issued_at),
             ),
         )
 
     async def keep_attested(self) -> None:
         """Attest, and again before the evidence is too old, until cancelled."""
-        # Half of the age: what is in use must not age out while it is asked for anew.
-        pause = min(self._policy.max_age_seconds / 2, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 await self.attest()
@@ -241,8 +244,16 @@ class Peer:
             # A replica that is given up meanwhile may be itself again at any time.
             self._given_up.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(self._pause()):
                     await self._given_up.wait()
+
+    def _pause(self) -> float:
+        # Half: what is in use must not end while it is asked for anew.
+        attested, half = self._attested, self._policy.max_age_seconds / 2
+        if attested is not None:
+            left = attested.session.expires_at - self._clock()
+            half = min(half, max(left.total_seconds() / 2, RETRY_SECONDS))
+        return min(half, _LONGEST_PAUSE_SECONDS)
 
     async def is_ready(self, max_age_seconds: float) -> bool:
         """Tell within a second whether it is attested and answers at all."""

@@ -19,6 +19,7 @@ from bentoml_secure.receipts.receipt import (
 )
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.asgi import Headers, header
+from bentoml_secure.session.keys import Session
 
 if TYPE_CHECKING:
     from bentoml_secure.serving.engine import PendingVotes
@@ -40,6 +41,7 @@ class RequestContext:
         r: The entry's 32 bytes; the request id follows from it and the nonce.
         scenario: What the request must carry.
         evidence_nonce: The nonce under which the caller has the entry's evidence.
+        session: That the request came sealed by; None where it came as it is.
         infers: Records of the calls so far.
         failure: The first ``infer`` that failed; no answer leaves after that.
         pinned: Evidence of each replica, the same for the whole request.
@@ -55,6 +57,7 @@ class RequestContext:
     r: bytes
     scenario: Scenario
     evidence_nonce: bytes | None
+    session: Session | None
     started_at: datetime
     infers: list[InferRecord] = field(default_factory=list)
     next_index: int = 0
@@ -122,7 +125,11 @@ def current() -> RequestContext:
 
 
 def draw_context(
-    headers: Headers, api: str, scenario: Scenario, started_at: datetime
+    headers: Headers,
+    api: str,
+    scenario: Scenario,
+    started_at: datetime,
+    session: Session | None,
 ) -> RequestContext:
     """Make the context of a request; what the caller did not send is drawn.
 
@@ -140,6 +147,7 @@ def draw_context(
         r=secrets.token_bytes(NONCE_BYTES),
         scenario=scenario,
         evidence_nonce=_hex_header(headers, EVIDENCE_NONCE, NONCE_BYTES),
+        session=session,
         started_at=started_at,
     )
 

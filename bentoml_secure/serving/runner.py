@@ -15,14 +15,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import anyio.to_thread
 
 from bentoml_secure.digest import TENSOR, Digest
-from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    UnavailableError,
+)
 from bentoml_secure.serving.exchange import CHUNK_BYTES, LENGTH, Exchange, Outgoing
 from bentoml_secure.session.identity import Identity, Keys
+from bentoml_secure.session.keys import Session
+from bentoml_secure.session.responders import Responder
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import Statement, format_time, sign_statement, utc_now
 from bentoml_secure.tensors import (
@@ -45,12 +51,17 @@ class Answer:
     """A run's outputs, ready to be sent once.
 
     Attributes:
-        content_length: Bytes of the whole body.
+        lengths: Of the pieces, known before they are made.
         pieces: The body; commitments are made while it goes out.
     """
 
-    content_length: int
+    lengths: tuple[int, ...]
     pieces: Iterator[bytes | memoryview]
+
+    @property
+    def content_length(self) -> int:
+        """Bytes of the whole body."""
+        return sum(self.lengths)
 
 
 def _whole(
@@ -59,7 +70,7 @@ def _whole(
     tensors = b"".join([outgoing.layout.header, *outgoing.committed_data(commitments)])
     statement = sign(commitments.result())
     body = b"".join([LENGTH.pack(len(statement)), tensors, statement])
-    return Answer(len(body), iter((body,)))
+    return Answer((len(body),), iter((body,)))
 
 
 def _streamed(
@@ -76,7 +87,8 @@ def _streamed(
         yield from outgoing.committed_data(commitments)
         yield sign(commitments.result())
 
-    return Answer(LENGTH.size + outgoing.total_bytes + statement_bytes, pieces())
+    head = LENGTH.size + len(outgoing.layout.header)
+    return Answer((head, *outgoing.data_lengths(), statement_bytes), pieces())
 
 
 class RunnerCore:
@@ -87,6 +99,9 @@ class RunnerCore:
         plan_digest: Of the whole plan.
         run: From input to output tensors by name; raises SecureError.
         identity: The process's keys and attester.
+        responder: Its sessions.
+        allows_plain: Whether a scenario of the deployment lets exchanges be unsealed.
+        max_age_seconds: Of evidence: without younger, nothing is served.
         clock: For the statement's times.
     """
 
@@ -96,10 +111,16 @@ class RunnerCore:
         plan_digest: Digest,
         run: RunSegment,
         identity: Identity,
+        responder: Responder,
         *,
+        allows_plain: bool,
+        max_age_seconds: float,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.identity = identity
+        self.responder = responder
+        self._allows_plain = allows_plain
+        self._max_age = timedelta(seconds=max_age_seconds)
         self._segment = segment
         self._plan_digest = plan_digest
         self._run = run
@@ -107,6 +128,34 @@ class RunnerCore:
         self._output_names = {spec.name for spec in segment.outputs}
         self._input_names = {spec.name for spec in segment.inputs}
         self._run_seconds = 0.0
+
+    def require_plain(self) -> Keys:
+        """Return the keys for an unsealed exchange, where those are served at all.
+
+        Raises:
+            ConfigurationError: Every scenario of the deployment asks for sealing.
+            UnavailableError: No evidence was made lately: nobody can know whose the
+                answer would be.
+        """
+        if not self._allows_plain:
+            raise ConfigurationError(
+                "exchange: got unsealed tensors, want a sealed body.",
+                remedy="Open a session first; see docs/session.md.",
+            )
+        attested_at = self.identity.attested_at
+        if attested_at is None or self._clock() - attested_at > self._max_age:
+            raise UnavailableError("runner: its evidence is too old, or there is none")
+        return self.identity.keys
+
+    def require_in_force(self, session: Session) -> Keys:
+        """Return a session's keys, if the evidence under it is still young enough.
+
+        Raises:
+            UnavailableError: It aged out while the exchange was served.
+        """
+        if session.expires_at <= self._clock():
+            raise UnavailableError("session: its evidence aged out meanwhile")
+        return session.keys
 
     def admit(self, exchange: Exchange) -> Sequence[TensorSpec]:
         """Return the specs of the inputs, or refuse the exchange.
@@ -136,6 +185,7 @@ class RunnerCore:
         exchange: Exchange,
         tensors: Mapping[str, Array],
         commitments: Mapping[str, Digest],
+        keys: Callable[[], Keys],
     ) -> Answer:
         """Run the segment on admitted tensors and prepare the signed answer.
 
@@ -143,6 +193,7 @@ class RunnerCore:
             exchange: Admitted.
             tensors: Of the promised names, dtypes and shapes.
             commitments: Of those tensors.
+            keys: Returns what to sign with, or refuses; asked after the run.
 
         Raises:
             SecureError: Values that the plan refuses, or the run failed.
@@ -152,11 +203,11 @@ class RunnerCore:
         outputs = await self._timed_run(tensors)
         require(outputs, self._segment.outputs)
         outgoing = Outgoing.of(outputs)
-        keys = self.identity.keys
+        signing = keys()
 
         def sign(made: Mapping[str, Digest]) -> bytes:
             """Return the signed statement over these outputs."""
-            return self._statement(exchange, commitments, made, started_at, keys)
+            return self._statement(exchange, commitments, made, started_at, signing)
 
         prepare = _whole if outgoing.total_bytes <= CHUNK_BYTES else _streamed
         salted = TensorCommitments(outgoing.layout, exchange.output_salts)

@@ -1,9 +1,11 @@
 """A runner's door: an explicit list of paths, and nothing else is answered.
 
-    POST /bsec/v1/infer     one exchange (readers.py)
-    POST /bsec/v1/attest    key document and evidence over the caller's nonce
-    GET  /metrics           Prometheus
-    GET  /livez /readyz     BentoML's own
+    POST /bsec/v1/infer            one exchange (readers.py), sealed
+    POST /bsec/v1/session/hello    messages (a) and (b) of a handshake
+    POST /bsec/v1/session/finish   messages (c) and (d)
+    POST /bsec/v1/attest           key document and evidence over the caller's nonce
+    GET  /metrics                  Prometheus
+    GET  /livez /readyz            BentoML's own
 
 Everything else is 404 before any of BentoML's parsers sees a byte, so no pickle is
 ever read, whatever the content type says.
@@ -13,15 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from bentoml_secure.attestation.evidence import EvidenceRecord, endorsements_to_json
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.digest import NONCE_BYTES, parse_hex
 from bentoml_secure.errors import MalformedInputError, UnavailableError
 from bentoml_secure.serving.asgi import (
     App,
-    DisconnectedError,
     NotFoundError,
     Receive,
     Scope,
@@ -29,14 +30,25 @@ from bentoml_secure.serving.asgi import (
     content_length,
     describe,
     header,
+    read_body,
     receive_json,
     send_json,
+    send_pieces,
 )
 from bentoml_secure.serving.budget import ByteBudget
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
-from bentoml_secure.session.identity import Keys
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore
+from bentoml_secure.serving.sealed import (
+    SealedExchange,
+    sealed_refusal,
+    send_sealed,
+)
+from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
+from bentoml_secure.session.identity import Keys
+from bentoml_secure.session.messages import MAX_MESSAGE_BYTES as MAX_HANDSHAKE_BYTES
+from bentoml_secure.session.messages import Document
+from bentoml_secure.session.responders import Responder
 
 PREFIX = "/bsec/v1"
 MAX_MESSAGE_BYTES = 256 << 20
@@ -104,10 +116,12 @@ class RunnerDoor:
         if route == ("POST", f"{PREFIX}/infer"):
             await self._infer(scope, receive, send)
         elif route == ("POST", f"{PREFIX}/attest"):
-            identity = self._core().identity
-            keys, nonce = identity.keys, await receive_nonce(receive)
-            record = identity.attest(nonce, keys)
-            await send_json(send, 200, attestation_document(keys, record))
+            responder = self._core().responder
+            nonce = await receive_nonce(receive)
+            await send_json(send, 200, await attestation(responder, nonce))
+        elif route in HANDSHAKE:
+            step = HANDSHAKE[route]
+            await send_json(send, 200, await step(self._core().responder, receive))
         elif route == ("GET", "/metrics"):
             await send_metrics(send)
         else:
@@ -115,50 +129,56 @@ class RunnerDoor:
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
-        if header(headers, b"content-type") != REQUEST_TYPE:
-            raise MalformedInputError(f"content-type: want {REQUEST_TYPE}")
+        content_type = header(headers, b"content-type")
         core = self._core()
-        length = content_length(headers, max_bytes=self._max_message_bytes)
-        async with self._budget.hold(length):
-            await self._exchange(core, length, receive, send)
+        if content_type == SEALED_TYPE:
+            length = content_length(
+                headers, max_bytes=sealed_cap(self._max_message_bytes)
+            )
+            async with self._budget.hold(length):
+                await self._sealed_exchange(core, length, receive, send)
+        elif content_type == REQUEST_TYPE:
+            core.require_plain()
+            length = content_length(headers, max_bytes=self._max_message_bytes)
+            async with self._budget.hold(length):
+                await self._exchange(core, length, receive, send)
+        else:
+            raise MalformedInputError(f"content-type: want {SEALED_TYPE}")
 
     async def _exchange(
         self, core: RunnerCore, length: int, receive: Receive, send: Send
     ) -> None:
         reader = RequestReader(length, core.admit)
+        await self._read(reader.feed, receive)
+        answer = await core.answer(*reader.result(), core.require_plain)
+        await send_pieces(
+            send, 200, RESPONSE_TYPE, answer.content_length, answer.pieces
+        )
+
+    async def _sealed_exchange(
+        self, core: RunnerCore, length: int, receive: Receive, send: Send
+    ) -> None:
+        sealed = SealedExchange(core, length)
+        try:
+            await self._read(sealed.feed, receive)
+            body = await sealed.answer()
+        except Exception as error:
+            answering = sealed.answering
+            if answering is None:
+                raise
+            status, document = describe(error)
+            await send_sealed(send, status, sealed_refusal(answering, status, document))
+            return
+        await send_sealed(send, 200, body)
+
+    async def _read(self, feed: Callable[[bytes], None], receive: Receive) -> None:
         try:
             async with asyncio.timeout(self._body_seconds):
-                await _read(reader, receive)
+                await read_body(feed, receive)
         except TimeoutError as error:
             raise UnavailableError(
                 f"exchange: its body did not arrive within {self._body_seconds:g} s"
             ) from error
-        answer = await core.answer(*reader.result())
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", RESPONSE_TYPE.encode()),
-                    (b"content-length", str(answer.content_length).encode()),
-                ],
-            }
-        )
-        sent = 0
-        for piece in answer.pieces:
-            sent += len(piece)
-            more = sent < answer.content_length
-            await send({"type": "http.response.body", "body": piece, "more_body": more})
-
-
-async def _read(reader: RequestReader, receive: Receive) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise DisconnectedError("the caller disconnected")
-        reader.feed(message.get("body", b""))
-        if not message.get("more_body"):
-            return
 
 
 async def receive_nonce(receive: Receive) -> bytes:
@@ -173,13 +193,44 @@ async def receive_nonce(receive: Receive) -> bytes:
     return parse_hex(document["nonce"], what="attest nonce", length=NONCE_BYTES)
 
 
+async def attestation(responder: Responder, nonce: bytes) -> dict[str, Any]:
+    """Return the JSON answer to an attest call: evidence without a session.
+
+    Raises:
+        SecureError: Too much evidence was asked for, or the device does not answer.
+    """
+    responder.quotes.take()
+    keys = responder.identity.keys
+    record = await asyncio.to_thread(responder.identity.attest, nonce, keys)
+    return attestation_document(keys, record)
+
+
 def attestation_document(keys: Keys, record: EvidenceRecord) -> dict[str, Any]:
     """Return the JSON answer to an attest call."""
-    return {
-        "key_document": keys.document.to_json(),
-        "evidence": record.evidence.to_json(),
-        "endorsements": endorsements_to_json(record.endorsements),
-    }
+    return {"key_document": keys.document.to_json(), **record.to_json()}
+
+
+async def _hello(responder: Responder, receive: Receive) -> Document:
+    message = await receive_json(
+        receive, what="session hello", max_bytes=MAX_ATTEST_BYTES
+    )
+    # A device takes tens of milliseconds: not on the loop.
+    return await asyncio.to_thread(responder.offer, message)
+
+
+async def _finish(responder: Responder, receive: Receive) -> Document:
+    message = await receive_json(
+        receive, what="session finish", max_bytes=MAX_HANDSHAKE_BYTES
+    )
+    return await asyncio.to_thread(responder.accept, message)
+
+
+HANDSHAKE: Mapping[tuple[str, str], Callable[[Responder, Receive], Awaitable[Document]]]
+HANDSHAKE = {
+    ("POST", f"{PREFIX}/session/hello"): _hello,
+    ("POST", f"{PREFIX}/session/finish"): _finish,
+}
+"""What answers each step of a handshake, at a runner and at an entry."""
 
 
 async def send_metrics(send: Send) -> None:

@@ -8,6 +8,8 @@ BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
 service's name under $BENTOML_HOME/bentoml_secure
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
+BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 60 to
+604800; default: a day
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.session.identity import KEY_LIFETIME
 
 DEV_ROOT = "BENTOML_SECURE_DEV_ROOT"
 POLICY = "BENTOML_SECURE_POLICY"
 STORE = "BENTOML_SECURE_STORE"
 SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
+KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
+_KEY_LIFETIMES = range(60, 7 * 86_400 + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +40,14 @@ class Settings:
         policy: Path of the appraisal policy.
         store: Path of the receipts' database.
         salt_token: Bearer token for root salts that the entry drew, or None.
+        key_lifetime: Of the process's keys.
     """
 
     dev_root: Path
     policy: Path
     store: Path
     salt_token: str | None
+    key_lifetime: timedelta = KEY_LIFETIME
 
 
 def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
@@ -71,7 +79,19 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         policy=policy,
         store=_store(environment, service),
         salt_token=_read_token(Path(token_file)) if token_file else None,
+        key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
     )
+
+
+def _read_key_lifetime(text: str | None) -> timedelta:
+    if not text:
+        return KEY_LIFETIME
+    if not (text.isascii() and text.isdecimal() and int(text[:9]) in _KEY_LIFETIMES):
+        raise ConfigurationError(
+            f"{KEY_LIFETIME_SECONDS}: got {text!r:.40}, want"
+            f" {_KEY_LIFETIMES[0]} to {_KEY_LIFETIMES[-1]}."
+        )
+    return timedelta(seconds=int(text))
 
 
 def _store(environment: Mapping[str, str], service: str) -> Path:

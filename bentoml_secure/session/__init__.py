@@ -15,5 +15,6 @@ follows; ``docs/session.md`` is the specification. Rules of this room:
     handshake    Initiator and Responder, without I/O
     keys         a session's secrets: one key per exchange and direction
     records      sealed bytes: chunks under AES-256-GCM, in order, with an end
+    bodies       sealed HTTP bodies, of requests and answers
     responders   what a responder keeps: open handshakes, sessions, used exchange ids
 """

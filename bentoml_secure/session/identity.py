@@ -17,6 +17,7 @@ from bentoml_secure.attestation.key_document import (
     BOOT_ID_BYTES,
     KeyDocument,
     Role,
+    gpu_nonce,
     package_digest,
     report_data,
 )
@@ -48,6 +49,9 @@ class Keys:
 class Identity:
     """Who this process is: role, service, segment, plan, configuration, keys.
 
+    Attributes:
+        attested_at: When evidence was last made; None before the first.
+
     Args:
         attester: Makes the evidence.
         role: Of this process.
@@ -55,6 +59,7 @@ class Identity:
         segment: Identity of its segment; runners and provers have one.
         plan: Digest of its plan; brokers may have none.
         config_digest: Of its deployment.
+        gpu: Makes evidence of the GPU beside, which the attester's covers.
         key_lifetime: How long keys are good for; new ones are made before that.
         clock: The time, with a time zone.
     """
@@ -68,10 +73,12 @@ class Identity:
         segment: Digest | None,
         plan: Digest | None,
         config_digest: Digest,
+        gpu: Attester | None = None,
         key_lifetime: timedelta = KEY_LIFETIME,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._attester = attester
+        self._gpu = gpu
         self._role = role
         self._service = service
         self._segment = segment
@@ -79,6 +86,7 @@ class Identity:
         self._config_digest = config_digest
         self._key_lifetime = key_lifetime
         self._clock = clock
+        self.attested_at: datetime | None = None
         self._boot_id = secrets.token_hex(BOOT_ID_BYTES)
         self._lock = threading.Lock()
         self._keys = self._make_keys()
@@ -104,8 +112,17 @@ class Identity:
         Raises:
             UnavailableError: The attester's device does not answer.
         """
-        evidence = self._attester.attest(report_data(nonce, keys.document))
-        return EvidenceRecord(evidence=evidence)
+        # Before the device is asked: nothing is younger than it looks.
+        now = self._clock()
+        gpu = None
+        if self._gpu is not None:
+            gpu = self._gpu.attest(gpu_nonce(nonce, keys.document))
+        covered = report_data(nonce, keys.document, None if gpu is None else gpu.blob)
+        evidence = self._attester.attest(covered)
+        self.attested_at = now
+        return EvidenceRecord(
+            evidence=evidence, endorsements=self._attester.endorsements, gpu=gpu
+        )
 
     def _make_keys(self) -> Keys:
         signing, hpke = SigningKey.generate(), HpkeKeys.generate()

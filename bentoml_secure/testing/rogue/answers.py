@@ -114,7 +114,8 @@ def _swapped_after_signing(turn: Turn) -> bytes:
 
 
 def _replayed(turn: Turn) -> bytes:
-    return turn.replica.answered or turn.body()
+    answered = turn.replica.answered
+    return turn.body() if answered is None else answered.body
 
 
 STATED: Mapping[str, Body] = {

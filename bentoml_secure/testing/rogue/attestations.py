@@ -19,8 +19,8 @@ from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import NONCE_BYTES, Digest
-from bentoml_secure.session.identity import Keys
 from bentoml_secure.serving.runner_app import attestation_document
+from bentoml_secure.session.identity import Keys
 from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.replica import Replica
 
@@ -94,6 +94,18 @@ def _unknown_field(replica: Replica, nonce: bytes) -> Any:
 
 def _too_long(replica: Replica, nonce: bytes) -> Any:
     return {**honest(replica, nonce), "endorsements": ["A" * (2 << 20)]}
+
+
+def as_offer(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown as message (b) of a handshake."""
+    shown = dict(shown)
+    document = shown.pop("key_document")
+    return {
+        "version": 1,
+        "nonce": secrets.token_hex(NONCE_BYTES),
+        "key_document": document,
+        "attestation": shown,
+    }
 
 
 ATTESTATIONS: Mapping[str, Attestation] = {

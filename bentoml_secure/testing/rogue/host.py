@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.serving.asgi import Receive, Scope, Send
 from bentoml_secure.serving.runner_app import PREFIX, RunnerDoor
 from bentoml_secure.split.runtime import load_segment
 from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.answers import BODIES
-from bentoml_secure.testing.rogue.attestations import ATTESTATIONS
-from bentoml_secure.testing.rogue.replica import HONEST, Replica, Turn, answer_reply
+from bentoml_secure.testing.rogue.attestations import ATTESTATIONS, as_offer
+from bentoml_secure.testing.rogue.records import RECORDS
+from bentoml_secure.testing.rogue.replica import (
+    HONEST,
+    Answered,
+    Replica,
+    Turn,
+    answer_reply,
+)
 from bentoml_secure.testing.rogue.streams import STREAMS
 from bentoml_secure.testing.rogue.wire import (
     Port,
@@ -34,7 +41,7 @@ from bentoml_secure.testing.rogue.wire import (
 )
 
 DEAD = "dead"
-INFER = (HONEST, DEAD, *BODIES, *STREAMS)
+INFER = (HONEST, DEAD, *BODIES, *RECORDS, *STREAMS)
 ATTEST = (HONEST, *ATTESTATIONS)
 
 
@@ -145,30 +152,43 @@ class _Served:
 
     async def serve(self, request: Request, writer: StreamWriter) -> bool:
         replica = self._replica
-        if request.path == f"{PREFIX}/infer" and replica.infer != HONEST:
-            return await self._misbehave(request, writer)
-        if request.path == f"{PREFIX}/attest" and replica.attest != HONEST:
+        if request.path == f"{PREFIX}/infer":
+            return await self._infer(request, writer)
+        if request.path == f"{PREFIX}/session/hello" and replica.attest != HONEST:
             nonce = bytes.fromhex(json.loads(request.body)["nonce"])
-            reply = json_reply(ATTESTATIONS[replica.attest](replica, nonce))
+            shown = ATTESTATIONS[replica.attest](replica, nonce)
+            reply = json_reply(as_offer(shown))
         else:
             reply = await call(replica.door, request)
-            if request.path == f"{PREFIX}/infer":
-                replica.answered = reply.body
         writer.write(reply.encode())
         await writer.drain()
         return True
 
-    async def _misbehave(self, request: Request, writer: StreamWriter) -> bool:
+    async def _infer(self, request: Request, writer: StreamWriter) -> bool:
         replica = self._replica
-        turn = Turn.of(replica, request)
-        if replica.infer in BODIES:
-            writer.write(answer_reply(BODIES[replica.infer](turn)).encode())
+        try:
+            turn = Turn.of(replica, request)
+        except SecureError:
+            # What does not open is refused as an honest replica refuses it.
+            writer.write((await call(replica.door, request)).encode())
             await writer.drain()
             return True
-        async for piece in STREAMS[replica.infer](turn):
-            writer.write(piece)
-            await writer.drain()
-        return False
+        if replica.infer in STREAMS:
+            async for piece in STREAMS[replica.infer](turn):
+                writer.write(piece)
+                await writer.drain()
+            return False
+        if replica.infer in RECORDS:
+            sealed = RECORDS[replica.infer](turn)
+        elif replica.infer in BODIES:
+            sealed = turn.sealed(BODIES[replica.infer](turn))
+        else:
+            body = turn.body()
+            sealed = turn.sealed(body)
+            replica.answered = Answered(sealed, body)
+        writer.write(answer_reply(sealed).encode())
+        await writer.drain()
+        return True
 
 
 def load_service(target: str) -> Any:

@@ -10,9 +10,11 @@ from pathlib import Path
 from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.digest import Digest
 from bentoml_secure.serving.asgi import App
-from bentoml_secure.serving.exchange import LENGTH, RESPONSE_TYPE, Exchange
+from bentoml_secure.serving.exchange import LENGTH, Exchange
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
+from bentoml_secure.serving.sealed import INFER
+from bentoml_secure.session.bodies import SEALED_TYPE, Answering, RequestOpener
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.statements import Statement, format_time, sign_statement, utc_now
 from bentoml_secure.tensors import Array, commit, encode
@@ -21,6 +23,14 @@ from bentoml_secure.testing.rogue.wire import Reply, Request
 HONEST = "honest"
 
 Restate = Callable[[Statement], Statement]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer's body as it went out, and what was in it."""
+
+    sealed: bytes
+    body: bytes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +50,7 @@ class Replica:
         max_message_bytes: The deployment's cap on a message.
         infer: Behaviour towards exchanges, by name.
         attest: Behaviour towards attestation, by name.
-        answered: The last honest answer's body.
+        answered: The last honest answer, as it was sealed and inside.
     """
 
     name: str
@@ -55,7 +65,7 @@ class Replica:
     neighbour: Replica | None = None
     infer: str = HONEST
     attest: str = HONEST
-    answered: bytes = b""
+    answered: Answered | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,22 +73,38 @@ class Turn:
     """One exchange: what was asked, and what the segment really makes of it."""
 
     replica: Replica
+    answering: Answering
     exchange: Exchange
     inputs: Mapping[str, Digest]
     outputs: Mapping[str, Array]
 
     @classmethod
     def of(cls, replica: Replica, request: Request) -> Turn:
-        """Read an exchange and run the segment."""
-        reader = RequestReader(len(request.body), replica.core.admit)
-        reader.feed(request.body)
-        exchange, tensors, commitments = reader.result()
+        """Open an exchange and run the segment."""
+        readers: list[RequestReader] = []
+
+        def begin(length: int) -> RequestReader:
+            """Read what is inside as an honest replica does."""
+            readers.append(RequestReader(length, replica.core.admit))
+            return readers[0]
+
+        opener = RequestOpener(replica.core.responder, INFER, len(request.body), begin)
+        opener.feed(request.body)
+        answering = opener.finish()
+        exchange, tensors, commitments = readers[0].result()
         return cls(
             replica=replica,
+            answering=answering,
             exchange=exchange,
             inputs=commitments,
             outputs=replica.run(tensors),
         )
+
+    def sealed(self, body: bytes | None = None, *, status: int = 200) -> bytes:
+        """Return an answer's body as an honest replica seals it; honest by default."""
+        inside = self.body() if body is None else body
+        made = self.answering.seal(status, (inside,), (len(inside),))
+        return b"".join(made.pieces)
 
     def statement(self, outputs: Mapping[str, Array]) -> Statement:
         """Return what an honest replica that made ``outputs`` would state."""
@@ -154,7 +180,7 @@ def answer_reply(body: bytes) -> Reply:
     return Reply(
         status=200,
         headers=(
-            (b"content-type", RESPONSE_TYPE.encode()),
+            (b"content-type", SEALED_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
         ),
         body=body,

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from bentoml_secure.serving.exchange import RESPONSE_TYPE
+from bentoml_secure.session.bodies import SEALED_TYPE
 from bentoml_secure.testing.rogue.replica import Turn, answer_reply
 from bentoml_secure.testing.rogue.wire import Reply, status_line
 
@@ -44,7 +44,7 @@ def _head(status: int, *headers: tuple[bytes, bytes]) -> bytes:
     return Reply(status=status, headers=headers, body=b"").encode()
 
 
-def _type(value: bytes = RESPONSE_TYPE.encode()) -> tuple[bytes, bytes]:
+def _type(value: bytes = SEALED_TYPE.encode()) -> tuple[bytes, bytes]:
     return (b"content-type", value)
 
 
@@ -73,7 +73,7 @@ async def _endless_length(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _endless_beyond(turn: Turn) -> AsyncIterator[bytes]:
-    yield answer_reply(turn.body()).encode()
+    yield answer_reply(turn.sealed()).encode()
     while True:
         yield _MEGABYTE
 
@@ -121,13 +121,13 @@ async def _over_the_cap(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _slow_drip(turn: Turn) -> AsyncIterator[bytes]:
-    for byte in answer_reply(turn.body()).encode():
+    for byte in answer_reply(turn.sealed()).encode():
         yield bytes([byte])
         await asyncio.sleep(1)
 
 
 async def _slow_body(turn: Turn) -> AsyncIterator[bytes]:
-    reply = answer_reply(turn.body())
+    reply = answer_reply(turn.sealed())
     yield reply.encode().removesuffix(reply.body)
     for byte in reply.body:
         yield bytes([byte])
@@ -135,7 +135,7 @@ async def _slow_body(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _closes_half_way(turn: Turn) -> AsyncIterator[bytes]:
-    whole = answer_reply(turn.body()).encode()
+    whole = answer_reply(turn.sealed()).encode()
     yield whole[: -len(whole) // 4]
 
 
@@ -145,29 +145,29 @@ async def _closes_at_once(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _length_too_long(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     yield _head(200, _type(), _length(len(body) + 100)) + body
 
 
 async def _length_too_short(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     yield _head(200, _type(), _length(len(body) - 100)) + body
 
 
 async def _two_lengths(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     yield _head(200, _type(), _length(len(body)), _length(8)) + body
 
 
 async def _length_and_chunks(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     chunked = (b"transfer-encoding", b"chunked")
     yield _head(200, _type(), _length(len(body)), chunked)
     yield b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
 async def _no_length(turn: Turn) -> AsyncIterator[bytes]:
-    yield _head(200, _type(), (b"connection", b"close")) + turn.body()
+    yield _head(200, _type(), (b"connection", b"close")) + turn.sealed()
 
 
 async def _redirect(turn: Turn) -> AsyncIterator[bytes]:
@@ -176,7 +176,7 @@ async def _redirect(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _gzipped(turn: Turn) -> AsyncIterator[bytes]:
-    packed = gzip.compress(turn.body())
+    packed = gzip.compress(turn.sealed())
     encoding = (b"content-encoding", b"gzip")
     yield _head(200, _type(), encoding, _length(len(packed))) + packed
 
@@ -198,24 +198,24 @@ async def _html(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _two_content_types(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     yield _head(200, _type(), _type(PICKLE_TYPE), _length(len(body))) + body
 
 
 async def _typed_with_parameter(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
-    typed = _type(f"{RESPONSE_TYPE}; charset=utf-8".encode())
+    body = turn.sealed()
+    typed = _type(f"{SEALED_TYPE}; charset=utf-8".encode())
     yield _head(200, typed, _length(len(body))) + body
 
 
 async def _status_of_thousands_of_digits(turn: Turn) -> AsyncIterator[bytes]:
-    body = turn.body()
+    body = turn.sealed()
     head = answer_reply(body).encode().replace(b" 200 ", b" %s " % (b"2" * 5000), 1)
     yield head
 
 
 async def _old_http(turn: Turn) -> AsyncIterator[bytes]:
-    yield answer_reply(turn.body()).encode().replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    yield answer_reply(turn.sealed()).encode().replace(b"HTTP/1.1", b"HTTP/1.0", 1)
 
 
 async def _hangs(turn: Turn) -> AsyncIterator[bytes]:
@@ -230,7 +230,7 @@ async def _no_http(turn: Turn) -> AsyncIterator[bytes]:
 
 STREAMS: Mapping[str, Stream] = {
     "pickle": _pickled(200, PICKLE_TYPE),
-    "pickle-as-answer": _pickled(200, RESPONSE_TYPE.encode()),
+    "pickle-as-answer": _pickled(200, SEALED_TYPE.encode()),
     "pickle-as-refusal": _pickled(500, PICKLE_TYPE),
     "endless-chunks": _endless_chunks,
     "endless-length": _endless_length,
