@@ -20,6 +20,7 @@ TEES: Mapping[str, str] = {
     "sgx": "bentoml_secure.attestation.tees.sgx:Sgx",
     "sev-snp": "bentoml_secure.attestation.tees.sev_snp:SevSnp",
     "nitro": "bentoml_secure.attestation.tees.nitro:Nitro",
+    "nvidia-gpu": "bentoml_secure.attestation.tees.nvidia_gpu:NvidiaGpu",
     "simulated": "bentoml_secure.attestation.tees.simulated:Simulated",
     "tpm": "bentoml_secure.attestation.tees.tpm:Tpm",
 }
