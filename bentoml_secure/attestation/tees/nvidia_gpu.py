@@ -36,7 +36,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from bentoml_secure.attestation.checks import require, requiring
-from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
+from bentoml_secure.attestation.evidence import (
+    MAX_EVIDENCE_BYTES,
+    Evidence,
+    VerifiedClaims,
+)
 from bentoml_secure.attestation.tees.ec_chain import (
     Certificate,
     development_root,
@@ -73,7 +77,6 @@ MAX_CHAIN_BYTES = 32 * 1024
 CHAIN_LENGTH = 5
 """Leaf of the firmware, device, provisioner, model, root."""
 
-_EVIDENCE_BYTES = 256 * 1024
 _FIELDS = frozenset({"arch", "nonce", "evidence", "certificate"})
 _ARCHITECTURES = {"GH": "HOPPER", "GB": "BLACKWELL"}
 _MODEL = re.compile(r"((G[HB])[0-9]{3}) [A-Z0-9]+ GSP BROM")
@@ -117,15 +120,6 @@ class _Device:
         """Chip and serial number of the certificate that NVIDIA gave the device."""
         return f"{self.chip}-{self.certificates[1].serial_number:X}"
 
-    @property
-    def record(self) -> str:
-        """Digest of all measurements: devices with one firmware have one."""
-        record = b"".join(
-            bytes([index]) + hashlib.sha384(value).digest()
-            for index, value in sorted(self.report.measurements.items())
-        )
-        return f"sha384:{hashlib.sha384(record).hexdigest()}"
-
     def claims(self) -> dict[str, Any]:
         opaque = self.report.opaque
         return {
@@ -140,7 +134,6 @@ class _Device:
             "fwid": opaque.get(_FWID, b"").hex() or None,
             "protected_pcie": opaque.get(_PROTECTED_PCIE, b"").hex() or None,
             "feature_flag": opaque.get(_FEATURE_FLAG, b"").hex() or None,
-            "measurements": self.record,
         }
 
     def measured(self) -> dict[str, str]:
@@ -191,11 +184,7 @@ class NvidiaGpu:
         return VerifiedClaims(
             kind=KIND,
             report_data=devices[0].nonce,
-            claims={
-                "count": len(devices),
-                "gpus": [device.claims() for device in devices],
-                "measurements": {d.record: d.measured() for d in devices},
-            },
+            claims=_claims(devices),
             platform_id=ids[0] if len(ids) == 1 else _joined(ids),
             vendor=SIMULATED if simulated else VENDOR,
             root=self._root,
@@ -228,11 +217,7 @@ class NvidiaGpu:
             MalformedInputError: Evidence that does not parse.
         """
         devices = _parse(evidence)
-        return {
-            "count": len(devices),
-            "nonce": devices[0].nonce.hex(),
-            "gpus": [device.claims() for device in devices],
-        }
+        return {"nonce": devices[0].nonce.hex(), **_claims(devices)}
 
     def parse_policy(self, table: Mapping[str, Any]) -> NvidiaGpuPolicy:
         """Return the reference values that the table ``[nvidia-gpu]`` spells.
@@ -241,6 +226,17 @@ class NvidiaGpu:
             ConfigurationError: A key unknown or of another form; no ``firmware``.
         """
         return read_policy(table)
+
+
+def _claims(devices: Sequence[_Device]) -> dict[str, Any]:
+    """Say once what devices of one firmware have measured."""
+    records: list[dict[str, str]] = []
+    gpus = []
+    for device in devices:
+        if (record := device.measured()) not in records:
+            records.append(record)
+        gpus.append({**device.claims(), "measurements": records.index(record)})
+    return {"count": len(devices), "gpus": gpus, "measurements": records}
 
 
 def _require_request(report: Report) -> None:
@@ -302,7 +298,7 @@ def _parse(evidence: Evidence) -> tuple[_Device, ...]:
     if evidence.kind != KIND:
         raise AttestationError(f"evidence kind: got {evidence.kind}, want {KIND}")
     document = parse_json(
-        evidence.blob.rstrip(b"\0"), what="GPU evidence", max_bytes=_EVIDENCE_BYTES
+        evidence.blob.rstrip(b"\0"), what="GPU evidence", max_bytes=MAX_EVIDENCE_BYTES
     )
     entries = document if isinstance(document, list) else [document]
     if not 0 < len(entries) <= MAX_GPUS:
@@ -345,10 +341,9 @@ def _parse_chain(value: object, *, what: str) -> tuple[Certificate, ...]:
     # No match begins with less than a whole certificate, and each ends at its own.
     text, at, ders = data.decode("latin-1"), 0, []
     while match := _PEM.match(text, at):
+        lines = match.group(1).split()
         try:
-            ders.append(
-                base64.b64decode("".join(match.group(1).split()), validate=True)
-            )
+            ders.append(base64.b64decode("".join(lines), validate=True))
         except binascii.Error as error:
             raise MalformedInputError(f"{what} is not PEM: {error}") from error
         at = match.end()

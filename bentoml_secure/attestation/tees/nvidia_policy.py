@@ -81,7 +81,7 @@ class NvidiaGpuPolicy:
             comparison += self._compare_driver(driver)
         for vbios in sorted({gpu["vbios_version"] for gpu in gpus}):
             comparison += self._compare_vbios(vbios)
-        for blocks in claims.claims["measurements"].values():
+        for blocks in claims.claims["measurements"]:
             comparison += self._compare_firmware(blocks)
         unchecked = dict.fromkeys(comparison.unchecked + _ALWAYS_UNCHECKED)
         return Comparison(findings=comparison.findings, unchecked=tuple(unchecked))
