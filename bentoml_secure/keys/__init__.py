@@ -14,6 +14,7 @@
     audit_log        the log's entries and their chain
     release_messages what a session carries between asker and broker
     trustee          the same keys from a Trustee broker
+    http_calls       one bounded call, for a process's start
     hardening        no core dumps of a process that holds keys
 
 A key is released for one segment to one attested process, stays in its memory, and
