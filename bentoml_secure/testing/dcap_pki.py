@@ -1,7 +1,7 @@
 """Intel's DCAP from root to quote, made here: for signed evidence that must be refused.
 
 Every certificate says ``SIMULATED - NOT HARDWARE`` and every key follows from its name,
-so that what is signed here protects nothing. Only ``Tdx(root=...)`` and
+so that what is signed here protects nothing and is the same in every process. Only ``Tdx(root=...)`` and
 ``Sgx(root=...)`` with this root's digest verify it, as simulated.
 
     pki = DcapPki(now=now)
@@ -57,7 +57,8 @@ def make_key(name: str) -> ec.EllipticCurvePrivateKey:
 
 def sign_raw(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
     """Return a P-256 signature as DCAP has it: r and s, 32 bytes each."""
-    signature = key.sign(message, ec.ECDSA(hashes.SHA256()))
+    algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    signature = key.sign(message, algorithm)
     return b"".join(part.to_bytes(32) for part in utils.decode_dss_signature(signature))
 
 
@@ -126,7 +127,8 @@ def _issue(
         builder = builder.add_extension(
             x509.UnrecognizedExtension(_SGX_EXTENSION, extension), critical=False
         )
-    return Issued(certificate=builder.sign(signer, hashes.SHA256()), key=key)
+    certificate = builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
+    return Issued(certificate=certificate, key=key)
 
 
 class DcapPki:
@@ -268,7 +270,8 @@ class DcapPki:
                 .revocation_date(self.now - _DAY)
                 .build()
             )
-        return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
+        signed = builder.sign(issuer.key, hashes.SHA256(), ecdsa_deterministic=True)
+        return signed.public_bytes(Encoding.DER)
 
     def collateral_fields(
         self, tee: str, *, edit_tcb: Edit = _no_edit, edit_qe: Edit = _no_edit

@@ -140,4 +140,6 @@ def _der(tag: int, value: bytes) -> bytes:
     length = len(value)
     if length < 0x80:
         return bytes([tag, length]) + value
+    if length < 0x100:
+        return bytes([tag, 0x81, length]) + value
     return bytes([tag, 0x82]) + length.to_bytes(2) + value

@@ -129,7 +129,9 @@ def _refuse_chain(reason: _Reason) -> None:
     )
     require(
         "pck.extension",
-        reason.lacks("Intel extension", "CpuSvn", "PceSvn", "Fmspc length"),
+        reason.lacks(
+            "Intel extension", "DER object", "CpuSvn", "PceSvn", "Fmspc length"
+        ),
         got=reason,
         want="a platform certificate with Intel's extension",
     )

@@ -1,0 +1,232 @@
+"""Collateral as tools write it, and which of several counts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import textwrap
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote as percent_encoded
+
+import pytest
+
+from bentoml_secure.attestation.evidence import MAX_ENDORSEMENT_BYTES
+from bentoml_secure.errors import MalformedInputError, MissingEndorsementError
+from bentoml_secure.testing.dcap_pki import DcapPki, QuoteParts
+from bentoml_secure.testing.dcap_platform import Platform
+from tests.unit.attestation.dcap import (
+    FOREIGN,
+    NOW,
+    PKI,
+    REPORT_DATA,
+    field,
+    level,
+    refused,
+    tdx,
+)
+
+FIELDS = PKI.collateral_fields("TDX")
+BINARY = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
+KEYS = {"tcb_info": "tcbInfo", "qe_identity": "enclaveIdentity"}
+CHAINS = tuple(name for name in FIELDS if name.endswith("_chain"))
+OUT_OF_DATE = level(tcbStatus="OutOfDate")
+
+
+def pem(data: bytes) -> str:
+    lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), 64))
+    return f"-----BEGIN X509 CRL-----\n{lines}\n-----END X509 CRL-----\n"
+
+
+def written(names: tuple[str, ...], write: Callable[[Any], object]) -> bytes:
+    return json.dumps(
+        {n: write(v) if n in names else v for n, v in FIELDS.items()}
+    ).encode()
+
+
+class TestForm:
+    @pytest.mark.parametrize(
+        "write",
+        [
+            str.upper,
+            lambda text: f"0x{text}",
+            lambda text: "\n".join(textwrap.wrap(text, 64)) + "\n",
+            lambda text: base64.b64encode(bytes.fromhex(text)).decode(),
+            lambda text: list(bytes.fromhex(text)),
+            lambda text: pem(bytes.fromhex(text)),
+            lambda text: f"{text}\0",
+        ],
+        ids=["upper", "0x", "lines", "base64", "list", "pem", "c-string"],
+    )
+    def test_bytes(self, write: Callable[[str], object]) -> None:
+        assert tdx(None, written(BINARY, write)) == tdx()
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            percent_encoded,
+            lambda text: f"{text}\0",
+            lambda text: text.replace("\n", "\r\n"),
+            lambda text: f"\n{text}\n\n",
+        ],
+        ids=["percent", "c-string", "crlf", "lines"],
+    )
+    def test_chains(self, write: Callable[[str], object]) -> None:
+        assert tdx(None, written(CHAINS, write)) == tdx()
+
+    def test_whatever_order_and_space(self) -> None:
+        document = dict(reversed(FIELDS.items()))
+        assert tdx(None, json.dumps(document, indent=4).encode() + b"\n") == tdx()
+        assert tdx(None, b" \r\n\t" + json.dumps(document).encode()) == tdx()
+
+    def test_fields_of_other_tools(self) -> None:
+        more = {"version": 3, "tee_type": 129, "pck_certificate_chain": None}
+        assert tdx(None, json.dumps({**FIELDS, **more}).encode()) == tdx()
+
+    @pytest.mark.parametrize("space", ["", " \n"])
+    def test_the_whole_answers_of_the_service(self, space: str) -> None:
+        answers = {
+            name: f'{{{space}"{key}"{space}:{space}{FIELDS[name]}{space},'
+            f'"signature":"{FIELDS[f"{name}_signature"]}"}}'
+            for name, key in (
+                ("tcb_info", "tcbInfo"),
+                ("qe_identity", "enclaveIdentity"),
+            )
+        }
+        document = {n: v for n, v in FIELDS.items() if not n.endswith("_signature")}
+        assert tdx(None, json.dumps({**document, **answers}).encode()) == tdx()
+
+    def test_an_answer_whose_signed_part_was_changed(self) -> None:
+        changed = FIELDS["tcb_info"].replace("UpToDate", "OutOfDate")
+        answer = json.dumps(
+            {
+                "tcbInfo": json.loads(changed),
+                "signature": FIELDS["tcb_info_signature"],
+            }
+        )
+        given = PKI.collateral("TDX", tcb_info=answer)
+        refused("tcb_info.signature", lambda: tdx(None, given))
+
+    def test_an_answer_that_hides_its_signed_part(self) -> None:
+        answer = '{"a": "\\"tcbInfo\\"", "tcbInfo": [], "signature": "00"}'
+        with pytest.raises(MalformedInputError, match="tcb_info"):
+            tdx(None, PKI.collateral("TDX", tcb_info=answer))
+
+
+class TestMalformed:
+    @pytest.mark.parametrize("name", sorted(FIELDS))
+    @pytest.mark.parametrize("value", [7, {}, ["a"], [256], True])
+    def test_a_field_of_another_type(self, name: str, value: Any) -> None:
+        with pytest.raises(MalformedInputError, match=f"DCAP collateral {name}: got"):
+            tdx(None, PKI.collateral("TDX", **{name: value}))
+
+    @pytest.mark.parametrize("name", sorted(FIELDS))
+    def test_a_field_that_is_missing(self, name: str) -> None:
+        without: dict[str, Any] = {name: None}
+        with pytest.raises(MalformedInputError, match=f"DCAP collateral.*{name}"):
+            tdx(None, PKI.collateral("TDX", **without))
+
+    @pytest.mark.parametrize("name", BINARY)
+    @pytest.mark.parametrize("value", ["", "0", "zz", "MII=A", [], "\0"])
+    def test_bytes_that_are_none(self, name: str, value: Any) -> None:
+        with pytest.raises(MalformedInputError, match="want bytes as hex, base64 or"):
+            tdx(None, PKI.collateral("TDX", **{name: value}))
+
+    def test_a_signature_of_another_length(self) -> None:
+        given = PKI.collateral("TDX", tcb_info_signature="00" * 63)
+        refused("tcb_info.signature", lambda: tdx(None, given))
+
+    @pytest.mark.parametrize("name", CHAINS)
+    def test_a_chain_that_is_not_text(self, name: str) -> None:
+        surrogate: dict[str, Any] = {name: "\ud800"}
+        with pytest.raises(MalformedInputError, match="want PEM, which is ASCII"):
+            tdx(None, PKI.collateral("TDX", **surrogate))
+
+    def test_json_that_is_cut_or_too_long(self) -> None:
+        given = PKI.collateral("TDX")
+        with pytest.raises(MalformedInputError, match="is not valid JSON"):
+            tdx(None, given[:-1])
+        with pytest.raises(MalformedInputError, match="want at most"):
+            tdx(None, given + bytes(MAX_ENDORSEMENT_BYTES))
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '"TDX"', '{"id": "TDX"}'])
+    def test_tcb_info_that_is_none(self, text: str) -> None:
+        with pytest.raises(MalformedInputError, match="tcb_info"):
+            tdx(None, PKI.collateral("TDX", tcb_info=text))
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("id", 1),
+            ("fmspc", None),
+            ("tcbEvaluationDataNumber", True),
+            ("tcbEvaluationDataNumber", 17.0),
+            ("issueDate", 5),
+        ],
+    )
+    def test_tcb_info_of_other_types(self, name: str, value: Any) -> None:
+        given = PKI.collateral("TDX", edit_tcb=field(**{name: value}))
+        with pytest.raises(MalformedInputError, match=f"tcb_info {name}: got"):
+            tdx(None, given)
+
+    def test_a_pem_chain_that_is_broken(self) -> None:
+        broken = FIELDS["tcb_info_issuer_chain"].replace("MII", "M!I")
+        given = PKI.collateral("TDX", tcb_info_issuer_chain=broken)
+        refused("chain", lambda: tdx(None, given))
+
+
+class TestChoice:
+    def test_none_was_given(self) -> None:
+        others = (b"", b"-----BEGIN CERTIFICATE-----", b"\x30\x82", b'{"kty": "EC"}')
+        for given in (others, (b"not collateral",)):
+            with pytest.raises(MissingEndorsementError, match="no DCAP collateral"):
+                tdx(None, *given)
+
+    def test_others_are_passed_over(self) -> None:
+        others = (b"\x30\x82", b'{"kty": "EC"}', PKI.pck_chain.encode())
+        assert tdx(None, *others, PKI.collateral("TDX"), b"") == tdx()
+
+    def test_that_of_the_tee_and_the_model(self) -> None:
+        model = DcapPki(now=NOW, platform=Platform(fmspc=bytes(6)))
+        newer = field(tcbEvaluationDataNumber=99)
+        given = (
+            PKI.collateral("SGX", edit_tcb=newer),
+            model.collateral("TDX", edit_tcb=newer),
+            PKI.collateral("TDX"),
+        )
+        for order in (given, given[::-1]):
+            assert tdx(None, *order) == tdx()
+
+    def test_the_one_that_is_not_rolled_back(self) -> None:
+        def old(info: dict[str, Any]) -> None:
+            info["tcbEvaluationDataNumber"] = 16
+
+        def now(info: dict[str, Any]) -> None:
+            OUT_OF_DATE(info)
+
+        given = [PKI.collateral("TDX", edit_tcb=edit) for edit in (old, now)]
+        for order in (given, given[::-1]):
+            assert tdx(None, *order).claims["status"] == "OutOfDate"
+
+    def test_the_later_of_two(self) -> None:
+        def later(info: dict[str, Any]) -> None:
+            info["issueDate"] = "2026-03-01T11:59:00Z"
+            OUT_OF_DATE(info)
+
+        given = [PKI.collateral("TDX"), PKI.collateral("TDX", edit_tcb=later)]
+        for order in (given, given[::-1]):
+            assert tdx(None, *order).claims["status"] == "OutOfDate"
+
+    def test_a_newer_one_that_does_not_hold_is_not_passed_over(self) -> None:
+        forged = FOREIGN.collateral("TDX", edit_tcb=field(tcbEvaluationDataNumber=99))
+        refused("crl", lambda: tdx(None, forged, PKI.collateral("TDX")))
+
+    def test_for_a_quote_without_its_certificate(self) -> None:
+        parts = QuoteParts().without_chain()
+        model = DcapPki(now=NOW, platform=Platform(fmspc=bytes(6)))
+        given = (
+            PKI.collateral("TDX"),
+            model.collateral("TDX", pck_certificate_chain=PKI.pck_chain),
+            PKI.collateral("TDX", pck_certificate_chain=PKI.pck_chain),
+        )
+        assert tdx(PKI.tdx_quote(REPORT_DATA, parts=parts), *given) == tdx()
