@@ -165,7 +165,12 @@ class Deployment:
 
     def identify(self, role: Role, service: str, segment: Digest | None) -> Identity:
         """Make this process's keys, with the attester that it was configured with."""
-        attester = SimulatedAttester.from_folder(self.settings.dev_root, clock=utc_now)
+        platform = self.settings.simulated_platform
+        attester = SimulatedAttester.from_folder(
+            self.settings.dev_root,
+            clock=utc_now,
+            platform_id=platform and platform.replace("{service}", service),
+        )
         return Identity(
             attester,
             role=role,

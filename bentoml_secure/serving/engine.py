@@ -2,11 +2,13 @@
 
 For each segment, in the plan's order:
 
-    1. every replica of the committee is sent the agreed inputs (encoded once)
-    2. an answer counts as a vote if its tensors are what the plan promises and its
+    1. a committee is chosen (``placement.py``), and the evidence of who may vote on it
+       pinned: it is what the receipt shows of the voices that were counted
+    2. every replica that may vote is sent the agreed inputs (encoded once)
+    3. an answer counts as a vote if its tensors are what the plan promises and its
        statement, under the attested key, says exactly this exchange
-    3. a quorum of votes decides; the medoid's tensors go on to the next segment
-    4. votes that come later are collected for the scenario's grace and attached
+    4. a quorum of votes decides; the medoid's tensors go on to the next segment
+    5. votes that come later are collected for the scenario's grace and attached
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import numpy as np
 
 from bentoml_secure import metrics
 from bentoml_secure.consensus.collect import Answer, Late, Round, collect
-from bentoml_secure.consensus.quorum import Member, Vote
+from bentoml_secure.consensus.quorum import Vote
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     ConfigurationError,
     QuorumNotReached,
     SecureError,
+    UnavailableError,
     VerificationError,
 )
 from bentoml_secure.receipts.receipt import (
@@ -38,6 +41,7 @@ from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.exchange import Exchange, Outgoing
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.peers import Attested, Peer
+from bentoml_secure.serving.placement import Candidate, Seat, choose
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import Plan
@@ -172,14 +176,17 @@ class Engine:
             with_sizes(segment.outputs, segment.inputs, values.tensors),
             salts,
         )
-        peers = self._committee(context, segment_index)
-        by_name = {peer.name: peer for peer in peers}
+        by_name = {peer.name: peer for peer in self.peers[segment_index]}
         scenario = context.scenario
         label = str(segment_index)
         try:
+            seats = self._committee(context, segment_index)
+            out = {seat.member.replica: seat.out for seat in seats}
             agreed: Round[Made] = await collect(
-                [Member(replica=peer.name) for peer in peers],
-                lambda member: asking.ask(by_name[member.replica]),
+                [seat.member for seat in seats],
+                lambda member: asking.ask(
+                    by_name[member.replica], out=out[member.replica]
+                ),
                 distance=lambda a, b: self.distance(a.tensors, b.tensors),
                 quorum=scenario.quorum,
                 tolerance=segment.tolerance,
@@ -209,9 +216,33 @@ class Engine:
             statements={n: a.value.envelope for n, a in agreed.answers.items()},
         )
 
-    def _committee(self, context: RequestContext, segment_index: int) -> list[Peer]:
-        # The first n of the replicas; a drawn committee takes this place.
-        return list(self.peers[segment_index][: context.scenario.replicas])
+    def _committee(
+        self, context: RequestContext, segment_index: int
+    ) -> tuple[Seat, ...]:
+        found: dict[str, Attested] = {}
+        candidates = []
+        age = context.scenario.evidence_max_age_seconds
+        for peer in self.peers[segment_index]:
+            name = peer.name
+            try:
+                found[name] = context.pinned.get(name) or peer.require(age)
+            except UnavailableError as error:
+                # Without its remedy: that is for the operator, not for a receipt.
+                reason = str(error.args[0])
+                candidates.append(Candidate(replica=name, reason=reason))
+            else:
+                claims = found[name].result.claims
+                candidates.append(Candidate(replica=name, claims=claims))
+        seats = choose(
+            candidates,
+            context.scenario,
+            segment_index,
+            tolerance=self.plan.segments[segment_index].tolerance,
+        )
+        for seat in seats:
+            if seat.out is None:
+                context.pinned[seat.member.replica] = found[seat.member.replica]
+        return seats
 
     async def close(self) -> None:
         """Give up the connections."""
@@ -232,12 +263,18 @@ class _Asking:
     outputs: Sequence[TensorSpec]
     salts: Mapping[str, bytes]
 
-    async def ask(self, peer: Peer) -> Answer[Made]:
+    async def ask(self, peer: Peer, *, out: str | None) -> Answer[Made]:
         """Return one replica's verified answer.
 
+        Args:
+            peer: Who is asked.
+            out: Why it may not be asked; None where it may.
+
         Raises:
-            SecureError: Not attested, no answer, or one that is not what was asked.
+            SecureError: It may not vote, no answer, or one that is not what was asked.
         """
+        if out is not None:
+            raise UnavailableError(out)
         attested = self.context.pin(peer)
         try:
             made = await self._attempts(peer, attested)

@@ -174,11 +174,7 @@ class Entry:
         """Tell, within a second, whether the minimum scenario could be served."""
         scenarios = self.configuration.scenarios
         least = scenarios.by_name[scenarios.minimum]
-        return await ready(
-            [replicas[: least.replicas] for replicas in self.engine.peers],
-            quorum=least.quorum,
-            max_age_seconds=least.evidence_max_age_seconds,
-        )
+        return await ready(self.engine.peers, least)
 
     async def issue(
         self, context: RequestContext, status: int, request: bytes, response: bytes

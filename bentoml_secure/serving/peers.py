@@ -20,6 +20,7 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
     EvidenceRecord,
+    VerifiedClaims,
 )
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.errors import (
@@ -29,7 +30,9 @@ from bentoml_secure.errors import (
     UnavailableError,
 )
 from bentoml_secure.receipts.receipt import RUNNER, Party
+from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.channel import Channel
+from bentoml_secure.serving.placement import Candidate, count_voices
 from bentoml_secure.session.handshake import Initiator
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
@@ -125,6 +128,11 @@ class Peer:
         age = self._age(attested)
         if age > self._policy.max_age_seconds:
             raise UnavailableError(f"evidence is {age:.0f} s old by now")
+
+    @property
+    def claims(self) -> VerifiedClaims | None:
+        """Of the accepted evidence held now, whatever its age; or None."""
+        return self._attested.result.claims if self._attested else None
 
     def _age(self, attested: Attested) -> float:
         return (self._clock() - attested.nonce_issued_at).total_seconds()
@@ -274,15 +282,28 @@ class Peer:
         await self.channel.close()
 
 
-async def ready(
-    peers: Sequence[Sequence[Peer]], *, quorum: int, max_age_seconds: float
-) -> bool:
-    """Tell whether every segment has a quorum of attested replicas that answer.
+async def ready(peers: Sequence[Sequence[Peer]], scenario: Scenario) -> bool:
+    """Tell whether every segment could seat a quorum of replicas that answer.
 
     Bounded by one probe's time, however many replicas are stopped or hang.
+
+    Args:
+        peers: The replicas of each segment.
+        scenario: Says how many, which kinds, and what is one voice.
     """
+    age = scenario.evidence_max_age_seconds
     answers = await asyncio.gather(
-        *(peer.is_ready(max_age_seconds) for replicas in peers for peer in replicas)
+        *(peer.is_ready(age) for replicas in peers for peer in replicas)
     )
     found = iter(answers)
-    return all(sum(next(found) for _ in replicas) >= quorum for replicas in peers)
+    rows = [
+        [
+            Candidate(replica=peer.name, claims=peer.claims if next(found) else None)
+            for peer in replicas
+        ]
+        for replicas in peers
+    ]
+    return all(
+        count_voices(candidates, scenario, segment) >= scenario.quorum
+        for segment, candidates in enumerate(rows)
+    )

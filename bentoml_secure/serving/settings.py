@@ -2,6 +2,8 @@
 
 BENTOML_SECURE_DEV_ROOT   folder made by ``bentoml-secure dev-root``: this process
 attests itself with SIMULATED evidence under that root
+BENTOML_SECURE_SIMULATED_PLATFORM   machine that simulated evidence claims, in which
+{service} stands for the process's service name; default: this host, for all of them
 BENTOML_SECURE_POLICY     appraisal policy for runners; default: policy.toml of
 the development root
 BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
@@ -24,6 +26,7 @@ from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.session.identity import KEY_LIFETIME
 
 DEV_ROOT = "BENTOML_SECURE_DEV_ROOT"
+SIMULATED_PLATFORM = "BENTOML_SECURE_SIMULATED_PLATFORM"
 POLICY = "BENTOML_SECURE_POLICY"
 STORE = "BENTOML_SECURE_STORE"
 SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
@@ -40,6 +43,7 @@ class Settings:
         policy: Path of the appraisal policy.
         store: Path of the receipts' database.
         salt_token: Bearer token for root salts that the entry drew, or None.
+        simulated_platform: Machine that simulated evidence claims; None is this host.
         key_lifetime: Of the process's keys.
     """
 
@@ -47,6 +51,7 @@ class Settings:
     policy: Path
     store: Path
     salt_token: str | None
+    simulated_platform: str | None = None
     key_lifetime: timedelta = KEY_LIFETIME
 
 
@@ -79,6 +84,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         policy=policy,
         store=_store(environment, service),
         salt_token=_read_token(Path(token_file)) if token_file else None,
+        simulated_platform=environment.get(SIMULATED_PLATFORM) or None,
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
     )
 
