@@ -1,4 +1,4 @@
-"""``endorsements fetch``: files to verify with, and what is said where there are none."""
+"""``endorsements fetch``: files to verify with, or why there are none."""
 
 from __future__ import annotations
 
