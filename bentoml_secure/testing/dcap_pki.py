@@ -1,8 +1,8 @@
 """Intel's DCAP from root to quote, made here: for signed evidence that must be refused.
 
-Every certificate says ``SIMULATED - NOT HARDWARE`` and every key follows from its name,
-so that what is signed here protects nothing and is the same in every process. Only ``Tdx(root=...)`` and
-``Sgx(root=...)`` with this root's digest verify it, as simulated.
+Every certificate says ``SIMULATED - NOT HARDWARE``, and every key follows from its
+name: what is signed here is the same in every process and protects nothing. Only
+``Tdx(root=...)`` and ``Sgx(root=...)`` with this root's digest verify it, as simulated.
 
     pki = DcapPki(now=now)
     quote = pki.tdx_quote(report_data, edit=lambda body: set_debug(body))
