@@ -129,7 +129,7 @@ def draw_context(
     api: str,
     scenario: Scenario,
     started_at: datetime,
-    session: Session | None,
+    session: Session | None = None,
 ) -> RequestContext:
     """Make the context of a request; what the caller did not send is drawn.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,16 @@ class InProcess(httpx.BaseTransport):
         )
 
 
+def until_ready(app: TestClient) -> int:
+    """Ask for readiness until it is there: sessions with six replicas take a moment."""
+    for _ in range(100):
+        status = app.get("/readyz").status_code
+        if status == 200:
+            break
+        time.sleep(0.05)
+    return status
+
+
 def main(trust: Path, features: list[list[float]]) -> None:
     """Print the answer and the verdict on its receipt, and /metrics."""
     # A BentoML service, which the decorator's type does not say.
@@ -65,7 +76,7 @@ def main(trust: Path, features: list[list[float]]) -> None:
         TestClient(bento.to_asgi()) as app,
         SecureClient("http://in-process", trust, transport=InProcess(app)) as client,
     ):
-        ready = app.get("/readyz").status_code
+        ready = until_ready(app)
         answer = client.call("diagnose", {"features": features})
         document = {
             "ready": ready,

@@ -28,6 +28,12 @@ def ground(skips: Path) -> Ground:
 
 
 @pytest.fixture
+def plain(skips: Path) -> Ground:
+    """The ground of a deployment that lets exchanges be unsealed."""
+    return make_ground(skips / "plan", sealed=False)
+
+
+@pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Configure BentoML for a service, as its command line does before a start.
 

@@ -24,7 +24,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.dev_chain import make_root
-from bentoml_secure.attestation.key_document import Role, package_digest
+from bentoml_secure.attestation.evidence import EvidenceRecord
+from bentoml_secure.attestation.key_document import (
+    KeyDocument,
+    Role,
+    package_digest,
+)
 from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
 from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.receipts.store import SqliteReceiptStore
@@ -34,10 +39,15 @@ from bentoml_secure.serving.channel import Channel, LocalChannel, Received
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.exchange import Exchange, Outgoing
-from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
+from bentoml_secure.session.handshake import Initiator
+from bentoml_secure.session.identity import Identity
+from bentoml_secure.session.judging import judge
+from bentoml_secure.session.keys import Session
+from bentoml_secure.session.messages import Document
+from bentoml_secure.session.responders import Responder
 from bentoml_secure.split import Plan, split_onnx
 from bentoml_secure.split.runtime import Chain, LoadedSegment, load_chain
 from bentoml_secure.statements import EXCHANGE_ID_BYTES
@@ -193,13 +203,37 @@ class Ground:
         self, index: int, replica: int = 0, run: RunSegment | None = None
     ) -> RunnerCore:
         segment = self.plan.segments[index]
+        identity = self.identity(Role.RUNNER, name_of(index, replica), segment.identity)
         return RunnerCore(
             segment,
             self.plan.digest,
             run or self.segments[index].run_unchecked,
-            self.identity(Role.RUNNER, name_of(index, replica), segment.identity),
+            identity,
+            self.responder(identity),
+            allows_plain=not self.scenario.sealed,
+            max_age_seconds=MAX_AGE,
             clock=self.clock,
         )
+
+    def responder(self, identity: Identity, **changes: Any) -> Responder:
+        """Return what answers an entry's handshakes."""
+        return Responder(
+            identity,
+            lambda shown: judge(shown, self.policy, now=self.clock()),
+            max_age_seconds=MAX_AGE,
+            clock=self.clock,
+            **changes,
+        )
+
+    async def session(self, channel: Channel) -> Session:
+        """Open the entry's session with a replica."""
+        initiator = Initiator(self.own.keys, max_age_seconds=MAX_AGE, clock=self.clock)
+        offer = initiator.read_offer(
+            await channel.hello(initiator.hello()),
+            lambda shown: judge(shown, self.policy, now=self.clock()),
+        )
+        record = self.own.attest(offer.nonce, self.own.keys)
+        return initiator.conclude(await channel.finish(initiator.finish(record)))
 
     def peer(self, index: int, replica: int, channel: Channel) -> Peer:
         return Peer(
@@ -262,6 +296,7 @@ class Ground:
                 "r": bytes([seed, 2]) * 16,
                 "scenario": self.scenario,
                 "evidence_nonce": None,
+                "session": None,
                 "started_at": self.clock(),
                 **changes,
             }
@@ -297,6 +332,13 @@ class Ground:
                 **changes,
             }
         )
+
+
+def parse_shown(shown: dict[str, Any]) -> tuple[KeyDocument, EvidenceRecord]:
+    """Parse the answer to an attest call."""
+    record = {name: value for name, value in shown.items() if name != "key_document"}
+    document = KeyDocument.from_json(shown["key_document"])
+    return document, EvidenceRecord.from_json(record)
 
 
 def held_back(run: RunSegment, gate: threading.Event) -> RunSegment:
@@ -364,13 +406,20 @@ class Wrapped:
         self.closed = False
 
     async def exchange(
-        self, exchange: Exchange, outgoing: Outgoing, specs: Sequence[TensorSpec]
+        self,
+        exchange: Exchange,
+        outgoing: Outgoing,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
     ) -> Received:
         self.exchanges.append(exchange)
-        return await self.inner.exchange(exchange, outgoing, specs)
+        return await self.inner.exchange(exchange, outgoing, specs, session)
 
-    async def attest(self, nonce: bytes) -> Any:
-        return await self.inner.attest(nonce)
+    async def hello(self, message: Document) -> Any:
+        return await self.inner.hello(message)
+
+    async def finish(self, message: Document) -> Any:
+        return await self.inner.finish(message)
 
     async def probe(self) -> None:
         await self.inner.probe()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,17 +16,27 @@ from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
     UnavailableError,
+    VerificationError,
 )
 from bentoml_secure.serving.asgi import Receive, Scope, Send
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.exchange import RESPONSE_TYPE, Outgoing
 from bentoml_secure.serving.http1 import ConnectionLostError
-from bentoml_secure.serving.peers import parse_attestation
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import RunnerDoor
+from bentoml_secure.session.bodies import SEALED_TYPE
+from bentoml_secure.session.keys import Session
+from bentoml_secure.session.responders import UnknownSessionError
 from bentoml_secure.statements import parse_statement_envelope, verify_statement
 from bentoml_secure.tensors import Array, commit
-from tests.unit.serving.serving_parts import Asgi, Ground, feed, pieces, scope_of
+from tests.unit.serving.serving_parts import (
+    MAX_AGE,
+    Asgi,
+    Ground,
+    feed,
+    pieces,
+    scope_of,
+)
 from tests.unit.serving.serving_servers import (
     Handler,
     Server,
@@ -36,6 +47,7 @@ from tests.unit.serving.serving_servers import (
 )
 
 ANSWER = b"content-type: " + RESPONSE_TYPE.encode()
+SEALED = b"content-type: " + SEALED_TYPE.encode()
 
 
 def through(door: RunnerDoor) -> Handler:
@@ -95,11 +107,19 @@ async def locally(
 
 
 async def ask(
-    channel: Channel, ground: Ground, tensors: dict[str, Array], index: int = 0
+    channel: Channel,
+    ground: Ground,
+    tensors: dict[str, Array],
+    index: int = 0,
+    session: Session | None = None,
 ) -> None:
     """One exchange, whose every part is what the segment and its keys make."""
     exchange, segment = ground.exchange(index), ground.plan.segments[index]
-    received = await channel.exchange(exchange, Outgoing.of(tensors), segment.outputs)
+    if session is not None:
+        exchange = ground.exchange(index, exchange_id=secrets.token_hex(16))
+    received = await channel.exchange(
+        exchange, Outgoing.of(tensors), segment.outputs, session
+    )
     expected = ground.segments[index].run(tensors)
     for name, array in expected.items():
         np.testing.assert_array_equal(received.tensors[name], array, strict=True)
@@ -110,9 +130,89 @@ async def ask(
 @pytest.mark.parametrize("way", [over_http, locally])
 @pytest.mark.parametrize("batch", [1, 3, 20_000], ids=str)
 async def test_an_exchange(ground: Ground, way: type, batch: int) -> None:
-    core = ground.core(0)
-    async with way(core) as (channel, _):
-        await ask(channel, ground, {"x": feed(batch=batch)["x"]})
+    async with way(ground.core(0)) as (channel, _):
+        session = await ground.session(channel)
+        await ask(channel, ground, {"x": feed(batch=batch)["x"]}, session=session)
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+@pytest.mark.parametrize("batch", [1, 3, 20_000], ids=str)
+async def test_an_unsealed_exchange(plain: Ground, way: type, batch: int) -> None:
+    async with way(plain.core(0)) as (channel, _):
+        await plain.session(channel)
+        await ask(channel, plain, {"x": feed(batch=batch)["x"]})
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_unsealed_exchanges_are_served_where_a_scenario_says_so_only(
+    ground: Ground, way: type
+) -> None:
+    async with way(ground.core(0)) as (channel, _):
+        await ground.session(channel)
+        with pytest.raises(UnavailableError, match="want a sealed body"):
+            await ask(channel, ground, {"x": feed()["x"]})
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_unsealed_exchanges_want_evidence_that_was_made_lately(
+    plain: Ground, way: type
+) -> None:
+    async with way(plain.core(0)) as (channel, _):
+        with pytest.raises(UnavailableError, match="its evidence is too old"):
+            await ask(channel, plain, {"x": feed()["x"]})
+        await plain.session(channel)
+        await ask(channel, plain, {"x": feed()["x"]})
+        plain.clock.advance(seconds=MAX_AGE + 1)
+        with pytest.raises(UnavailableError, match="its evidence is too old"):
+            await ask(channel, plain, {"x": feed()["x"]})
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_a_session_ends_with_the_evidence_under_it(
+    ground: Ground, way: type
+) -> None:
+    async with way(ground.core(0)) as (channel, _):
+        session = await ground.session(channel)
+        await ask(channel, ground, {"x": feed()["x"]}, session=session)
+        ground.clock.advance(seconds=MAX_AGE + 1)
+        with pytest.raises(UnknownSessionError, match="it ended with the evidence"):
+            await ask(channel, ground, {"x": feed()["x"]}, session=session)
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_evidence_that_ages_out_while_the_segment_runs(
+    ground: Ground, way: type
+) -> None:
+    def slow(tensors: Mapping[str, Array]) -> Mapping[str, Array]:
+        ground.clock.advance(seconds=MAX_AGE + 1)
+        return ground.segments[0].run_unchecked(tensors)
+
+    async with way(ground.core(0, run=slow)) as (channel, _):
+        session = await ground.session(channel)
+        with pytest.raises(UnavailableError, match="aged out meanwhile"):
+            await ask(channel, ground, {"x": feed()["x"]}, session=session)
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_an_exchange_is_answered_once(ground: Ground, way: type) -> None:
+    outgoing = Outgoing.of({"x": feed()["x"]})
+    outputs, exchange = ground.plan.segments[0].outputs, ground.exchange(0)
+    async with way(ground.core(0)) as (channel, _):
+        session = await ground.session(channel)
+        await channel.exchange(exchange, outgoing, outputs, session)
+        with pytest.raises(UnavailableError, match="was used before"):
+            await channel.exchange(exchange, outgoing, outputs, session)
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+async def test_a_runner_that_was_restarted_has_no_session(
+    ground: Ground, way: type
+) -> None:
+    async with way(ground.core(0)) as (channel, _):
+        session = await ground.session(channel)
+    async with way(ground.core(0)) as (channel, _):
+        with pytest.raises(UnknownSessionError, match="none is held here"):
+            await ask(channel, ground, {"x": feed()["x"]}, session=session)
 
 
 async def test_exchanges_over_a_unix_socket_share_a_connection(
@@ -120,10 +220,10 @@ async def test_exchanges_over_a_unix_socket_share_a_connection(
 ) -> None:
     core = ground.core(0)
     async with over_http(core, tmp_path / "socket") as (channel, server):
+        session = await ground.session(channel)
         for _ in range(3):
-            await ask(channel, ground, {"x": feed()["x"]})
+            await ask(channel, ground, {"x": feed()["x"]}, session=session)
         await channel.probe()
-        await channel.attest(bytes(32))
         assert server.connections == 1
 
 
@@ -133,7 +233,10 @@ async def test_the_statement_is_the_runners(ground: Ground, way: type) -> None:
     tensors = {"x": feed()["x"]}
     async with way(core) as (channel, _):
         received = await channel.exchange(
-            exchange, Outgoing.of(tensors), ground.plan.segments[0].outputs
+            exchange,
+            Outgoing.of(tensors),
+            ground.plan.segments[0].outputs,
+            await ground.session(channel),
         )
     statement = verify_statement(
         parse_statement_envelope(received.statement), core.identity.keys.signing.public
@@ -144,12 +247,14 @@ async def test_the_statement_is_the_runners(ground: Ground, way: type) -> None:
 
 
 @pytest.mark.parametrize("way", [over_http, locally])
-async def test_evidence_over_a_nonce(ground: Ground, way: type) -> None:
+async def test_a_session_shows_the_runners_keys(ground: Ground, way: type) -> None:
     core = ground.core(0)
     async with way(core) as (channel, _):
-        document, _ = parse_attestation(await channel.attest(bytes(32)))
+        session = await ground.session(channel)
         await channel.probe()
-    assert document == core.identity.keys.document
+    assert session.peer.document == core.identity.keys.document
+    held = core.responder.find(session.secrets.session_id).session
+    assert held.peer.document == ground.own.keys.document
 
 
 @pytest.mark.parametrize("way", [over_http, locally])
@@ -160,15 +265,19 @@ async def test_what_the_runner_refuses_is_unavailable_with_its_reason(
     outgoing = Outgoing.of({"x": feed()["x"]})
     core = ground.core(0)
     async with way(core) as (channel, _):
+        session = await ground.session(channel)
         for exchange, why in (
-            (ground.exchange(1), "exchange segment"),
-            (ground.exchange(0, input_salts={}), "input_salts"),
+            (ground.exchange(1, exchange_id="41" * 16), "exchange segment"),
+            (
+                ground.exchange(0, exchange_id="42" * 16, input_salts={}),
+                "input_salts",
+            ),
         ):
             with pytest.raises(UnavailableError, match=f"replica refused.*{why}"):
-                await channel.exchange(exchange, outgoing, outputs)
+                await channel.exchange(exchange, outgoing, outputs, session)
         nonfinite = Outgoing.of({"x": np.full((1, 4), np.nan, np.float32)})
         with pytest.raises(UnavailableError, match=r"replica refused.*NaN or infinity"):
-            await channel.exchange(ground.exchange(0), nonfinite, outputs)
+            await channel.exchange(ground.exchange(0), nonfinite, outputs, session)
 
 
 @pytest.mark.parametrize("way", [over_http, locally])
@@ -184,6 +293,7 @@ async def test_outputs_are_held_against_the_plan_here(
                 ground.exchange(0, output_salts=salts),
                 Outgoing.of({"x": feed()["x"]}),
                 wanted,
+                await ground.session(channel),
             )
 
 
@@ -217,18 +327,51 @@ async def test_answers_that_are_none(
         await channel.close()
 
 
-async def test_evidence_that_is_no_json_or_too_long() -> None:
+@pytest.mark.parametrize(
+    ("said", "kind", "why"),
+    [
+        (answer(b"", ANSWER), MalformedInputError, "want application/vnd"),
+        (answer(b"no", status=b"503 No"), UnavailableError, "refused: 503 b'no'"),
+        (answer(bytes(9000), status=b"500 No"), MalformedInputError, "content-type"),
+        (answer(bytes(3), SEALED), MalformedInputError, "ended early"),
+        (answer(bytes(24), SEALED), MalformedInputError, "ended early"),
+        (answer(bytes(16) + b"\xff" * 9, SEALED), MalformedInputError, "announces"),
+        (answer(bytes(30), SEALED), MalformedInputError, "sealed chunk"),
+        (
+            answer(bytes(27) + b"\x20" + bytes(32), SEALED),
+            VerificationError,
+            "chunk 0 is not authentic",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 999999\r\n" + SEALED + b"\r\n\r\n",
+            MalformedInputError,
+            "at most",
+        ),
+    ],
+)
+async def test_sealed_answers_that_are_none(
+    ground: Ground, said: bytes, kind: type[Exception], why: str
+) -> None:
+    session = await ground.session(LocalChannel(ground.core(0)))
+    async with serving(says(said)) as server:
+        channel = HttpChannel(server.url, max_message_bytes=100)
+        with pytest.raises(kind, match=why):
+            await ask(channel, ground, {"x": feed()["x"]}, session=session)
+        await channel.close()
+
+
+async def test_handshakes_that_are_no_json_or_too_long() -> None:
     typed = b"content-type: application/json"
-    long = b"HTTP/1.1 200 OK\r\ncontent-length: 1048577\r\n" + typed + b"\r\n\r\n"
-    for said, why in ((answer(b"{", typed), "attest answer is not"), (long, "at most")):
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n" + typed + b"\r\n\r\n"
+    for said, why in ((answer(b"{", typed), "handshake is not"), (long, "at most")):
         async with serving(says(said)) as server:
             channel = HttpChannel(server.url, max_message_bytes=100)
             with pytest.raises(MalformedInputError, match=why):
-                await channel.attest(bytes(32))
+                await channel.hello({})
             await channel.close()
 
 
-async def test_the_nonce_travels_as_hex() -> None:
+async def test_a_handshake_travels_as_json() -> None:
     seen: list[bytes] = []
 
     async def handler(
@@ -239,10 +382,10 @@ async def test_the_nonce_travels_as_hex() -> None:
 
     async with serving(handler) as server:
         channel = HttpChannel(server.url, max_message_bytes=100)
-        assert await channel.attest(b"\xab" * 32) == []
+        assert await channel.finish({"nonce": "ab"}) == []
         await channel.close()
-    assert seen[0].startswith(b"POST /bsec/v1/attest HTTP/1.1\r\n")
-    assert json.loads(seen[1]) == {"nonce": "ab" * 32}
+    assert seen[0].startswith(b"POST /bsec/v1/session/finish HTTP/1.1\r\n")
+    assert json.loads(seen[1]) == {"nonce": "ab"}
 
 
 async def test_a_replica_that_is_not_there(ground: Ground, tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ class Identified:
     def identity(self) -> Identified:
         return self
 
+    @property
+    def responder(self) -> Identified:
+        return self
+
+    def require_plain(self) -> None:
+        pass
+
     def admit(self, exchange: object) -> None:
         raise AssertionError("no exchange has come")
 
@@ -53,6 +60,10 @@ DOORS: dict[str, App] = {
     [
         ("runner", "/bsec/v1/infer"),
         ("runner", "/bsec/v1/attest"),
+        ("runner", "/bsec/v1/session/hello"),
+        ("runner", "/bsec/v1/session/finish"),
+        ("entry", "/bsec/v1/session/hello"),
+        ("entry", "/bsec/v1/session/finish"),
         ("entry", "/bsec/v1/attest"),
     ],
 )

@@ -24,6 +24,7 @@ from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.engine import Engine, keep_all_attested
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.runner import RunSegment
+from bentoml_secure.session.messages import Document
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.statements import (
     parse_statement_envelope,
@@ -302,9 +303,9 @@ class Restarted(Wrapped):
         super().__init__(inner)
         self.attested = 0
 
-    async def attest(self, nonce: bytes) -> Any:
+    async def hello(self, message: Document) -> Any:
         self.attested += 1
-        return await super().attest(nonce)
+        return await super().hello(message)
 
     async def exchange(self, *args: Any) -> Received:
         if self.lose_first:

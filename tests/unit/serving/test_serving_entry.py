@@ -275,7 +275,7 @@ async def test_evidence_over_the_callers_nonce_stands_in_its_receipt(
 ) -> None:
     made = ground.entry(await ground.attested(), tmp_path / "store")
     nonce = b"caller's own nonce of 32 bytes.."
-    _, record = made.evidence.attest(nonce, ground.clock())
+    _, record = await made.evidence.attest(nonce, ground.clock())
     context = ground.context(evidence_nonce=nonce)
     _, envelope = await asked(ground, made, context)
     party = next(p for p in parse_receipt(envelope).parties if p.role == ENTRY)
@@ -284,56 +284,62 @@ async def test_evidence_over_the_callers_nonce_stands_in_its_receipt(
     await made.close()
 
 
-def test_a_nonce_that_nobody_asked_with_gets_the_entrys_own(ground: Ground) -> None:
-    evidence = own(ground)
-    for nonce in (None, b"x" * 32):
-        _, party, record = evidence.for_receipt(nonce, ground.clock())
-        assert party.evidence == record.digest
-        assert party.evidence_nonce != (b"x" * 32).hex()
-
-
-def test_own_evidence_is_used_again_until_half_its_age(ground: Ground) -> None:
-    evidence = own(ground)
-    _, first, _ = evidence.for_receipt(None, ground.clock())
-    ground.clock.advance(seconds=MAX_AGE / 2 - 1)
-    assert evidence.for_receipt(None, ground.clock())[1] is first
-    ground.clock.advance(seconds=1)
-    second = evidence.for_receipt(None, ground.clock())[1]
-    assert second.evidence_nonce != first.evidence_nonce
-    assert evidence.for_receipt(None, ground.clock())[1] is second
-
-
-def test_the_callers_evidence_that_is_too_old_is_not_used(ground: Ground) -> None:
-    evidence = own(ground)
-    evidence.attest(b"n" * 32, ground.clock())
-    ground.clock.advance(seconds=MAX_AGE / 2)
-    _, party, _ = evidence.for_receipt(b"n" * 32, ground.clock())
-    assert party.evidence_nonce != (b"n" * 32).hex()
-
-
-def test_a_receipt_is_signed_by_the_keys_that_its_evidence_binds(
+async def test_a_nonce_that_nobody_asked_with_gets_the_entrys_own(
     ground: Ground,
 ) -> None:
     evidence = own(ground)
-    evidence.attest(b"n" * 32, ground.clock())
+    for nonce in (None, b"x" * 32):
+        made = await evidence.for_receipt(None, nonce, ground.clock())
+        assert made.party.evidence == made.record.digest
+        assert made.party.evidence_nonce != (b"x" * 32).hex()
+
+
+async def test_own_evidence_is_used_again_until_half_its_age(ground: Ground) -> None:
+    evidence = own(ground)
+    first = await evidence.for_receipt(None, None, ground.clock())
+    ground.clock.advance(seconds=MAX_AGE / 2 - 1)
+    assert await evidence.for_receipt(None, None, ground.clock()) is first
+    ground.clock.advance(seconds=1)
+    second = await evidence.for_receipt(None, None, ground.clock())
+    assert second.party.evidence_nonce != first.party.evidence_nonce
+    assert await evidence.for_receipt(None, None, ground.clock()) is second
+
+
+async def test_the_callers_evidence_that_is_too_old_is_not_used(
+    ground: Ground,
+) -> None:
+    evidence = own(ground)
+    await evidence.attest(b"n" * 32, ground.clock())
+    ground.clock.advance(seconds=MAX_AGE / 2)
+    made = await evidence.for_receipt(None, b"n" * 32, ground.clock())
+    assert made.party.evidence_nonce != (b"n" * 32).hex()
+
+
+async def test_a_receipt_is_signed_by_the_keys_that_its_evidence_binds(
+    ground: Ground,
+) -> None:
+    evidence = own(ground)
+    await evidence.attest(b"n" * 32, ground.clock())
     old = ground.own.keys
-    # Renewed at once: by the document's end, whatever the age of the evidence.
+    # Renewed meanwhile: the caller has accepted evidence of the old ones.
     ground.own._keys = ground.own._make_keys()
-    keys, party, _ = evidence.for_receipt(b"n" * 32, ground.clock())
-    assert keys is ground.own.keys
-    assert keys is not old
-    assert party.key_document == keys.digest
+    made = await evidence.for_receipt(None, b"n" * 32, ground.clock())
+    assert made.keys is old
+    assert made.keys is not ground.own.keys
+    assert made.party.key_document == old.digest
 
 
-def test_open_nonces_are_bounded(
+async def test_open_nonces_are_bounded(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entry, "MAX_OPEN_NONCES", 3)
     evidence = own(ground)
     for index in range(5):
-        evidence.attest(bytes([index]) * 32, ground.clock())
+        await evidence.attest(bytes([index]) * 32, ground.clock())
     kept = [
-        evidence.for_receipt(bytes([index]) * 32, ground.clock())[1].evidence_nonce
+        (
+            await evidence.for_receipt(None, bytes([index]) * 32, ground.clock())
+        ).party.evidence_nonce
         == (bytes([index]) * 32).hex()
         for index in (4, 3, 2, 1, 0)
     ]

@@ -15,7 +15,6 @@ from bentoml_secure.receipts.verify import State, verify_bundle
 from bentoml_secure.serving import entry_door
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.entry_door import EntryDoor
-from bentoml_secure.serving.peers import parse_attestation
 from tests.unit.serving.serving_doors import (
     ASK,
     SALT,
@@ -28,6 +27,7 @@ from tests.unit.serving.serving_doors import (
 from tests.unit.serving.serving_parts import (
     Asgi,
     Ground,
+    parse_shown,
     scope_of,
     with_late_replica,
 )
@@ -40,7 +40,7 @@ async def test_evidence_over_the_callers_nonce_goes_into_its_receipt(
     nonce = b"ef" * 32
     body = json.dumps({"nonce": nonce.decode()}).encode()
     shown = await call(door, "POST", "/bsec/v1/attest", body)
-    document, record = parse_attestation(json.loads(shown.body))
+    document, record = parse_shown(json.loads(shown.body))
     assert document == entry.identity.keys.document
     caller = await call(door, "POST", "/ask", ASK, (b"bsec-evidence-nonce", nonce))
     receipt_id = caller.headers[b"bsec-receipt-id"].decode()

@@ -9,7 +9,8 @@ import pytest
 from bentoml_secure.attestation.key_document import Role, package_digest
 from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.errors import MalformedInputError, PolicyRejected
-from bentoml_secure.session.identity import KEY_LIFETIME, RENEW_BEFORE
+from bentoml_secure.session.identity import KEY_LIFETIME
+from bentoml_secure.session.suites import CLASSIC, HYBRID
 from bentoml_secure.statements import utc_now
 from tests.unit.serving.serving_parts import Ground
 
@@ -24,21 +25,24 @@ def test_a_key_document_says_who_this_process_is(ground: Ground) -> None:
     assert document.config_digest == ground.configuration.digest
     assert document.package == package_digest()
     assert document.platform == "simulated"
-    assert document.hpke == ()
+    assert [suite for suite, _ in document.hpke] == [HYBRID, CLASSIC]
     assert document.not_after == ground.clock() + KEY_LIFETIME
     assert document.ed25519 == keys.signing.public.raw.hex()
     assert keys.digest == document.digest
 
 
-def test_keys_are_renewed_a_day_before_their_document_ends(ground: Ground) -> None:
+def test_keys_are_renewed_before_their_document_ends(ground: Ground) -> None:
     identity = ground.identity()
     first = identity.keys
-    ground.clock.now = first.document.not_after - RENEW_BEFORE
+    ground.clock.now += KEY_LIFETIME * 7 / 8
     assert identity.keys is first
     ground.clock.advance(microseconds=1)
     second = identity.keys
     assert second is not first
     assert second.signing.public.raw != first.signing.public.raw
+    assert not {key for _, key in second.document.hpke} & {
+        key for _, key in first.document.hpke
+    }
     # The same process all the same.
     assert second.document.boot_id == first.document.boot_id
     assert second.document.not_after == (ground.clock() + KEY_LIFETIME).replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.exchange import CHUNK_BYTES, Exchange
-from bentoml_secure.session.identity import Identity
 from bentoml_secure.serving.readers import ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
+from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.split.plan import Segment, SegmentFile
 from bentoml_secure.statements import (
     Statement,
@@ -26,6 +26,11 @@ from bentoml_secure.statements import (
 )
 from bentoml_secure.tensors import Array, TensorSpec, commit
 from tests.unit.serving.serving_parts import Ground, feed
+
+
+def keys_of(core: RunnerCore) -> Callable[[], Keys]:
+    """Return what an exchange without a session asks for keys."""
+    return lambda: core.identity.keys
 
 
 def read(answer: Any, exchange: Exchange, specs: tuple[TensorSpec, ...]) -> Any:
@@ -69,7 +74,7 @@ async def test_a_statement_says_exactly_what_was_done(ground: Ground) -> None:
     core, exchange = ground.core(0), ground.exchange(0)
     tensors = {"x": feed()["x"]}
     inputs = commit(tensors, exchange.input_salts)
-    answer = await core.answer(exchange, tensors, inputs)
+    answer = await core.answer(exchange, tensors, inputs, keys_of(core))
     outputs, commitments, document = read(
         answer, exchange, ground.plan.segments[0].outputs
     )
@@ -103,11 +108,15 @@ def identical(shape: tuple[int | str, ...], ground: Ground) -> RunnerCore:
         outputs=(TensorSpec(name="b", dtype="float32", shape=shape),),
         tolerance=0.0,
     )
+    identity = ground.identity(Role.RUNNER, "R", segment.identity)
     return RunnerCore(
         segment,
         ground.plan.digest,
         lambda tensors: {"b": tensors["a"]},
-        ground.identity(Role.RUNNER, "R", segment.identity),
+        identity,
+        ground.responder(identity),
+        allows_plain=False,
+        max_age_seconds=300,
         clock=ground.clock,
     )
 
@@ -123,7 +132,7 @@ async def test_answers_of_every_size_hold_their_length(
         0, input_salts={"a": bytes(32)}, output_salts={"b": bytes(32)}
     )
     tensors = {"a": np.arange(count, dtype=np.float32)}
-    answer = await core.answer(exchange, tensors, {})
+    answer = await core.answer(exchange, tensors, {}, keys_of(core))
     specs = (TensorSpec(name="b", dtype="float32", shape=("n",)),)
     outputs, commitments, document = read(answer, exchange, specs)
     np.testing.assert_array_equal(outputs["b"], tensors["a"])
@@ -144,7 +153,7 @@ async def test_outputs_that_are_not_the_plans_are_not_signed(
 ) -> None:
     core = ground.core(0, run=lambda tensors: made)
     with pytest.raises(MalformedInputError, match=why):
-        await core.answer(ground.exchange(0), {"x": feed()["x"]}, {})
+        await core.answer(ground.exchange(0), {"x": feed()["x"]}, {}, keys_of(core))
 
 
 async def test_inputs_that_are_not_finite_are_not_run(ground: Ground) -> None:
@@ -154,7 +163,10 @@ async def test_inputs_that_are_not_finite_are_not_run(ground: Ground) -> None:
     core = ground.core(0, run=never)
     with pytest.raises(MalformedInputError, match="'x': holds NaN or infinity"):
         await core.answer(
-            ground.exchange(0), {"x": np.full((1, 4), np.inf, np.float32)}, {}
+            ground.exchange(0),
+            {"x": np.full((1, 4), np.inf, np.float32)},
+            {},
+            keys_of(core),
         )
 
 
@@ -170,7 +182,7 @@ async def test_slow_runs_leave_the_event_loop(ground: Ground) -> None:
 
     core = ground.core(0, run=slow)
     for _ in range(2):
-        await core.answer(ground.exchange(0), {"x": feed()["x"]}, {})
+        await core.answer(ground.exchange(0), {"x": feed()["x"]}, {}, keys_of(core))
     assert threads[0] == threading.get_ident()
     assert threads[1] != threading.get_ident()
 
@@ -179,7 +191,10 @@ async def test_an_index_beyond_json_is_refused_with_our_error(ground: Ground) ->
     core = ground.core(0)
     with pytest.raises(MalformedInputError, match="canonical JSON"):
         await core.answer(
-            ground.exchange(0, infer_index=1 << 60), {"x": feed()["x"]}, {}
+            ground.exchange(0, infer_index=1 << 60),
+            {"x": feed()["x"]},
+            {},
+            keys_of(core),
         )
 
 
@@ -188,7 +203,7 @@ async def test_a_statement_is_signed_by_the_keys_it_names(ground: Ground) -> Non
     core, exchange = ground.core(0), ground.exchange(0)
     before = core.identity.keys
     ground.clock.advance(days=7)
-    answer = await core.answer(exchange, {"x": feed()["x"]}, {})
+    answer = await core.answer(exchange, {"x": feed()["x"]}, {}, keys_of(core))
     _, _, document = read(answer, exchange, ground.plan.segments[0].outputs)
     statement = said(document, core.identity)
     assert statement.key_document == core.identity.keys.digest != before.digest

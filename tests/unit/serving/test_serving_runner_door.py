@@ -15,11 +15,17 @@ from bentoml_secure import metrics
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.serving.asgi import Message, Receive, Scope, Send
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE, Outgoing
-from bentoml_secure.serving.peers import parse_attestation
 from bentoml_secure.serving.readers import ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import RunnerDoor
-from tests.unit.serving.serving_parts import Asgi, Ground, feed, pieces, scope_of
+from tests.unit.serving.serving_parts import (
+    Asgi,
+    Ground,
+    feed,
+    parse_shown,
+    pieces,
+    scope_of,
+)
 
 TYPED = (b"content-type", REQUEST_TYPE.encode())
 PICKLE = b"application/vnd.bentoml+pickle"
@@ -44,8 +50,20 @@ def behind() -> Behind:
 
 
 @pytest.fixture
+def ground(plain: Ground) -> Ground:
+    """Unsealed here, so that each byte is a test's; sealed in test_serving_sealed."""
+    return plain
+
+
+@pytest.fixture
 def core(ground: Ground) -> RunnerCore:
-    return ground.core(0)
+    return shown(ground.core(0))
+
+
+def shown(core: RunnerCore) -> RunnerCore:
+    """Return a runner that has made evidence, without which it serves nothing."""
+    core.identity.attest(bytes(32), core.identity.keys)
+    return core
 
 
 @pytest.fixture
@@ -91,7 +109,7 @@ async def test_an_exchange(door: RunnerDoor, ground: Ground, size: int) -> None:
 
 
 async def test_a_streamed_answer_ends_with_its_last_piece(ground: Ground) -> None:
-    core = ground.core(0)
+    core = shown(ground.core(0))
     door = RunnerDoor(Behind(), lambda: core, 1 << 24)
     outgoing = Outgoing.of({"x": np.zeros((40_000, 4), np.float32)})
     data = b"".join(outgoing.data())
@@ -195,7 +213,7 @@ async def test_evidence_over_the_callers_nonce(
     caller = Asgi(pieces(json.dumps({"nonce": "ab" * 32}).encode(), 7))
     await door(scope_of("POST", "/bsec/v1/attest"), caller.receive, caller.send)
     assert caller.status == 200
-    document, record = parse_attestation(json.loads(caller.body))
+    document, record = parse_shown(json.loads(caller.body))
     assert document == core.identity.keys.document
     assert record.evidence.kind == "simulated"
 
@@ -316,7 +334,7 @@ async def test_an_error_of_the_segment_itself_is_not_told(
     def run(tensors: Any) -> Any:
         raise RuntimeError("weights at 0x7f")
 
-    core = ground.core(0, run=run)
+    core = shown(ground.core(0, run=run))
     door, body = RunnerDoor(Behind(), lambda: core), body_of(ground)
     caller = Asgi(pieces(body))
     await door(infer(body), caller.receive, caller.send)
