@@ -13,7 +13,6 @@ Source: NVML API Reference, Confidential Computing; NVIDIA/nvtrust.
 from __future__ import annotations
 
 import base64
-import importlib
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -72,13 +71,13 @@ class NvidiaGpuAttester:
         """
         del environ, clock
         try:
-            nvml = importlib.import_module("pynvml")
+            import pynvml
         except ImportError as error:
             raise MissingDependencyError(
                 f"NVIDIA GPUs: {error.name} is not installed.",
                 remedy="pip install 'bentoml-secure[nvidia]'",
             ) from error
-        return cls(nvml)
+        return cls(pynvml)
 
     def attest(self, report_data: bytes) -> Evidence:
         """Return reports of all GPUs over the same nonce.

@@ -1,32 +1,33 @@
-"""Evidence of a TPM 2.0, asked for through tpm2-tools.
+"""Evidence of a TPM 2.0, asked for through ``tpm_tools``.
 
 The attestation key is a primary key of the endorsement hierarchy: the TPM derives the
 same one from its own seed whenever it is asked, so no key material lies anywhere and an
 enrolment outlives reboots. Endorsement and owner authorisations must be empty.
 
-BENTOML_SECURE_TPM_TCTI     how to reach the TPM; default: device:/dev/tpmrm0
 BENTOML_SECURE_TPM_PCRS     registers to quote; default: all that boot fills, but IMA's
 BENTOML_SECURE_TPM_FOLDER   what is known of this TPM, each file optional:
 enrolment.json (DSSE envelope of the enrolment authority), ek_chain.pem (certificates
 above the endorsement key's), ek_certificate.der (where the TPM itself holds none)
 BENTOML_SECURE_TPM_EVENT_LOG   event log to send along; default: none
 
-Source: TCG TPM 2.0 Library, Part 3; manual pages of tpm2-tools 5.
+Source: TCG TPM 2.0 Library, Part 3.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bentoml_secure.attestation.attesters.tpm_tools import (
+    DEFAULT_TCTI,
+    TCTI,
+    Tpm2Tools,
+)
 from bentoml_secure.attestation.evidence import Endorsements, Evidence
 from bentoml_secure.attestation.roles import REPORT_DATA_BYTES
 from bentoml_secure.attestation.tees.tpm import (
@@ -46,115 +47,22 @@ from bentoml_secure.digest import parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
-    MissingDependencyError,
     UnavailableError,
 )
 
-TCTI = "BENTOML_SECURE_TPM_TCTI"
 PCRS = "BENTOML_SECURE_TPM_PCRS"
 FOLDER = "BENTOML_SECURE_TPM_FOLDER"
 EVENT_LOG = "BENTOML_SECURE_TPM_EVENT_LOG"
 
-DEFAULT_TCTI = "device:/dev/tpmrm0"
 DEFAULT_PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14)
 """IMA extends 10 at any time, 15 and up belong to whoever uses them."""
-
-TIMEOUT_SECONDS = 30.0
-"""For one tool; a discrete TPM takes seconds to derive a key."""
 
 EK_CERTIFICATE_INDEX = "0x01c00002"
 AK_TEMPLATE = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign"
 
-_MANAGED = ("device:/dev/tpmrm", "tabrmd")
-_EMULATED = ("swtpm:", "mssim:")
 _CREDENTIAL_HEADER = bytes.fromhex("badcc0de00000001")
 _REGISTER = re.compile(r"[0-9]{1,2}")
 logger = logging.getLogger(__name__)
-
-
-class Tpm2Tools:
-    """Runs tpm2-tools, each command in a private folder that does not outlive it.
-
-    Args:
-        tcti: How to reach the TPM: ``device:/dev/tpmrm0``, ``tabrmd``, or an emulator's
-            ``swtpm:...`` or ``mssim:...``.
-        timeout_seconds: For one tool.
-
-    Raises:
-        ConfigurationError: Another TCTI: without a resource manager, what one process
-            leaves loaded shuts out the others.
-    """
-
-    def __init__(self, tcti: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        if not tcti.startswith(_MANAGED + _EMULATED):
-            raise ConfigurationError(
-                f"{TCTI}: got {tcti!r:.80}, want a TPM behind a resource manager.",
-                remedy=f"Use {DEFAULT_TCTI}, tabrmd, or an emulator's swtpm:...",
-            )
-        self._tcti = tcti
-        self._timeout = timeout_seconds
-        self._lock = threading.Lock()
-
-    def run(
-        self,
-        *commands: Sequence[str],
-        files: Mapping[str, bytes] | None = None,
-        results: Sequence[str] = (),
-    ) -> list[bytes]:
-        """Run commands in turn and return the files that they wrote.
-
-        Args:
-            commands: Each a tool and its arguments; files by their names alone.
-            files: What the folder holds at first.
-            results: Names of the files to return.
-
-        Raises:
-            MissingDependencyError: tpm2-tools is not installed.
-            UnavailableError: A tool failed or took too long.
-        """
-        with (
-            self._lock,
-            tempfile.TemporaryDirectory(prefix="bentoml-secure-tpm-") as name,
-        ):
-            folder = Path(name)
-            for file, content in (files or {}).items():
-                (folder / file).write_bytes(content)
-            try:
-                for command in commands:
-                    self._run(command, folder)
-            finally:
-                # A resource manager does this itself when the tool disconnects.
-                if self._tcti.startswith(_EMULATED):
-                    self._run(["tpm2_flushcontext", "-t"], folder)
-            return [(folder / file).read_bytes() for file in results]
-
-    def _run(self, command: Sequence[str], folder: Path) -> None:
-        try:
-            done = subprocess.run(
-                [*command, "-T", self._tcti],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=self._timeout,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise MissingDependencyError(
-                f"{command[0]} is not installed.",
-                remedy="Install tpm2-tools, version 5 or newer.",
-            ) from error
-        except subprocess.TimeoutExpired as error:
-            raise UnavailableError(
-                f"TPM: {command[0]} took longer than {self._timeout:.0f} s."
-            ) from error
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines()
-            said = [line for line in lines if line.startswith("ERROR")] or lines
-            raise UnavailableError(
-                f"TPM at {self._tcti}: {command[0]} failed:"
-                f" {said[0] if said else f'exit status {done.returncode}'}.",
-                remedy="See that this process may open the TPM.",
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,8 +94,8 @@ def verify_quote(
 
     Raises:
         MalformedInputError: Bytes that do not parse.
-        CheckFailedError: ``quote.size``, ``quote.scheme``, ``quote.hash``,
-            ``quote.key``, ``quote.signature``, ``quote.magic``, ``quote.type``,
+        CheckFailedError: ``quote.size``, ``quote.hash``, ``quote.key``,
+            ``quote.signature``, ``quote.magic``, ``quote.type``,
             ``quote.bank``, ``quote.pcrs`` or ``quote.pcr_digest`` does not hold.
 
     Source: TCG TPM 2.0 Library, Part 1, 18.5; Part 3, 18.4.
@@ -128,12 +128,11 @@ def _parse_signature(signature: bytes) -> tuple[int, bytes]:
         )
     reader = Reader(signature, what="TPM signature")
     scheme, digest = reader.integer(2), reader.integer(2)
-    require(
-        "quote.scheme",
-        scheme in _SCHEMES,
-        got=f"{scheme:#06x}",
-        want=f"one of {', '.join(_SCHEMES.values())}",
-    )
+    if scheme not in _SCHEMES:
+        raise MalformedInputError(
+            f"TPM signature: got scheme {scheme:#06x},"
+            f" want one of {', '.join(_SCHEMES.values())}"
+        )
     require("quote.hash", digest == ALG_SHA256, got=f"{digest:#06x}", want="SHA-256")
     if scheme == ALG_ECDSA:
         r, s = (int.from_bytes(reader.sized(), "big") for _ in range(2))
