@@ -29,7 +29,7 @@ ENTRY = "Diagnosis"
 REPLICAS = tuple(f"{ENTRY}Segment{s}Replica{r}" for s in range(2) for r in range(3))
 STAGED = "staged:Diagnosis"
 DEADLINE_SECONDS = 5.0
-"""Of the service's only scenario."""
+"""Of each of the service's scenarios."""
 
 _SEEDS = itertools.count(1000)
 
@@ -122,7 +122,11 @@ def readiness(client: httpx.Client, *, within: float = 2.0) -> bool:
 
 @contextlib.contextmanager
 def each_alone(
-    project: Project, home: Path, hosts: Mapping[str, Mapping[str, Any]]
+    project: Project,
+    home: Path,
+    hosts: Mapping[str, Mapping[str, Any]],
+    *,
+    target: str = STAGED,
 ) -> Iterator[dict[str, Served]]:
     """Run services alone, each with a BENTOML_HOME of its own; all start at once.
 
@@ -130,12 +134,13 @@ def each_alone(
         project: Their folder.
         home: Folder of their homes.
         hosts: Further arguments of ``start_http_server`` by name of the service.
+        target: ``module:Class`` that all of them run.
     """
     with contextlib.ExitStack() as stack:
         running = {
             name: stack.enter_context(
                 start_http_server(
-                    STAGED,
+                    target,
                     project,
                     home / name,
                     service_name=name,
