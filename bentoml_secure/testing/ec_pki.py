@@ -34,6 +34,7 @@ class Spec:
         digital_signature: Bit of the key usage.
         issuer: Common name of the issuer; by default the one above.
         signer: Key that signs; by default that of the one above.
+        serial_number: By default its place in the chain, from 1.
         weak_hash: Whether it is signed over SHA-224.
         extensions: More of them.
     """
@@ -47,6 +48,7 @@ class Spec:
     digital_signature: bool = False
     issuer: str | None = None
     signer: ec.EllipticCurvePrivateKey | None = None
+    serial_number: int | None = None
     weak_hash: bool = False
     extensions: tuple[Extension, ...] = ()
 
@@ -58,10 +60,16 @@ class EcPki:
         names: Common names from root to leaf.
         now: The authorities are good a year around it.
         leaf_seconds: The leaf is good so long around it.
+        leaf_extensions: More of the leaf's extensions.
     """
 
     def __init__(
-        self, names: Sequence[str], *, now: datetime, leaf_seconds: int = 86_400
+        self,
+        names: Sequence[str],
+        *,
+        now: datetime,
+        leaf_seconds: int = 86_400,
+        leaf_extensions: tuple[Extension, ...] = (),
     ) -> None:
         year, short = timedelta(days=365), timedelta(seconds=leaf_seconds)
         self.keys = [ec.generate_private_key(ec.SECP384R1()) for _ in names]
@@ -76,6 +84,7 @@ class EcPki:
             ca=False,
             key_cert_sign=False,
             digital_signature=True,
+            extensions=leaf_extensions,
         )
         self._certificates = [
             self._certificate(at, spec) for at, spec in enumerate(self.specs)
@@ -108,7 +117,7 @@ class EcPki:
             .subject_name(_name(spec.name))
             .issuer_name(_name(spec.issuer or issuer))
             .public_key(self.keys[at].public_key())
-            .serial_number(at + 1)
+            .serial_number(spec.serial_number or at + 1)
             .not_valid_before(spec.not_before)
             .not_valid_after(spec.not_after)
             .add_extension(_usage(spec), critical=True)

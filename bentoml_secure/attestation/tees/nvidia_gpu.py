@@ -116,6 +116,10 @@ class _Device:
         return self.model.partition(" ")[0]
 
     @property
+    def arch(self) -> str:
+        return _ARCHITECTURES.get(self.chip[:2], "unknown")
+
+    @property
     def device(self) -> str:
         """Chip and serial number of the certificate that NVIDIA gave the device."""
         return f"{self.chip}-{self.certificates[1].serial_number:X}"
@@ -125,7 +129,7 @@ class _Device:
         return {
             "device": self.device,
             "model": self.model,
-            "arch": _ARCHITECTURES.get(self.chip[:2], "unknown"),
+            "arch": self.arch,
             "driver_version": self.driver_version,
             "vbios_version": self.vbios_version,
             "chip_sku": _text(opaque.get(_CHIP_SKU)),
@@ -267,8 +271,7 @@ def _require_fwid(device: _Device) -> None:
 
 def _require_stated(device: _Device) -> None:
     """Compare what stands beside the report with what the device signed."""
-    stated = device.stated
-    arch = device.claims()["arch"]
+    stated, arch = device.stated, device.arch
     require("arch", stated["arch"] == arch, got=f"{stated['arch']!r:.40}", want=arch)
     require(
         "nonce",
