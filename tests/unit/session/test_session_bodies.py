@@ -29,7 +29,7 @@ from bentoml_secure.session.bodies import (
 from bentoml_secure.session.keys import Secrets, Session
 from bentoml_secure.session.records import CHUNK_BYTES, MAX_ODD_CHUNKS
 from bentoml_secure.session.responders import Responder, Served, UnknownSessionError
-from tests.unit.session.session_parts import Ground
+from tests.unit.session.session_parts import OTHER_SEGMENT, Ground
 
 REQUEST_ID = b"r" * 16
 
@@ -260,7 +260,7 @@ def to_a_request(_: Ground, at: Responder, session: Session) -> object:
 
 def of_another_segment(_: Ground, at: Responder, session: Session) -> object:
     """What was sealed for one segment, under the keys of another's session."""
-    document = replace(session.responder, segment="sha256-jcs-v1:" + "00" * 32)
+    document = replace(session.responder, segment=OTHER_SEGMENT)
     return opened(at, sealed(call(replace(session, responder=document))))
 
 
