@@ -11,6 +11,8 @@ imported here but click and the error tree: each command imports its room when i
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
+    sealing      sign-model, verify-model, seal-model
+    brokering    broker init, add-keys, revoke, audit
 
 Every option is also read from the environment: of ``split --segments``
 ``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.
@@ -20,10 +22,12 @@ from __future__ import annotations
 
 import click
 
+from bentoml_secure.cli.brokering import broker
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.sealing import seal_model, sign_model, verify_model
 from bentoml_secure.cli.splitting import split
 from bentoml_secure.cli.verifying import verify
 
@@ -53,4 +57,6 @@ def main() -> None:
 
 
 for _command in (split, inspect, verify, endorsements, dev_root, trust):
+    main.add_command(_command)
+for _command in (sign_model, verify_model, seal_model, broker):
     main.add_command(_command)

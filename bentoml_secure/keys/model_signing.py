@@ -50,6 +50,7 @@ MAX_KEY_BYTES = 16 * 1024
 MAX_FILES = 100_000
 
 _MAX_ECDSA_BYTES = 160
+_MAX_TOLD = 5
 _HASHES: Mapping[str, hashes.HashAlgorithm] = {
     "secp256r1": hashes.SHA256(),
     "secp384r1": hashes.SHA384(),
@@ -277,11 +278,38 @@ def verify_model(
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public)
         verifier.set_hashing_config(_whole(hashing))
         try:
-            with requiring("folder", *_LIBRARY_ERRORS, want="exactly what was signed"):
+            try:
                 verifier.verify(folder, bundle)
+            except _LIBRARY_ERRORS as error:
+                got = _difference(folder, verified.files) or str(error)
+                require("folder", False, got=got, want="exactly what was signed")
         except OSError as error:
             raise ConfigurationError(f"{folder}: cannot be read: {error}.") from error
     return verified
+
+
+def _difference(folder: Path, files: Mapping[str, str]) -> str:
+    """Say what the library found, in fewer words: its own show digests as bytes."""
+    there = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    told = [f"{name} is missing" for name in sorted(files.keys() - there.keys())]
+    for name, path in sorted(there.items()):
+        if name not in files:
+            told.append(f"{name} was added")
+        elif path.is_symlink() or not path.is_file():
+            told.append(f"{name} is no file")
+        elif _sha256(path) != files[name]:
+            told.append(f"{name} was changed")
+    more = [f"{len(told) - _MAX_TOLD} more"] if len(told) > _MAX_TOLD else []
+    return "; ".join([*told[:_MAX_TOLD], *more])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _whole(hashing: ModuleType) -> object:

@@ -88,23 +88,41 @@ def test_the_other_curves(plain: Path, tmp_path: Path, curve: ec.EllipticCurve) 
     assert verified.files == made.files
 
 
+def _swap_for_link(folder: Path) -> None:
+    (folder / "segment-0.onnx").rename(folder.parent / "elsewhere")
+    (folder / "segment-0.onnx").symlink_to(folder.parent / "elsewhere")
+
+
+def _add_many(folder: Path) -> None:
+    for number in range(8):
+        (folder / f"a{number}").touch()
+
+
 @pytest.mark.parametrize(
-    "alter",
+    ("alter", "said"),
     [
-        lambda folder: (folder / "segment-0.onnx").write_bytes(b"other"),
-        lambda folder: (folder / "segment-0.onnx").unlink(),
-        lambda folder: (folder / "more.onnx").write_bytes(b"more"),
-        lambda folder: (folder / ".gitignore").write_bytes(b"more"),
-        lambda folder: (folder / "link").symlink_to("plan.json"),
+        (lambda f: (f / "plan.json").write_bytes(b"{}"), "plan.json was changed"),
+        (lambda f: (f / "plan.json").unlink(), "plan.json is missing"),
+        (lambda f: (f / "more.onnx").touch(), "more.onnx was added"),
+        (lambda f: (f / ".gitignore").touch(), ".gitignore was added"),
+        (lambda f: (f / "link").symlink_to("plan.json"), "link was added"),
+        (_swap_for_link, "segment-0.onnx is no file"),
+        (_add_many, "a4 was added; 3 more"),
     ],
-    ids=["changed", "missing", "added", "added-for-git", "linked"],
+    ids=["changed", "missing", "added", "added-for-git", "linked", "swapped", "many"],
 )
 def test_an_altered_folder(
-    plain: Path, signer: Signer, signature: bytes, alter: Callable[[Path], object]
+    plain: Path,
+    signer: Signer,
+    signature: bytes,
+    alter: Callable[[Path], object],
+    said: str,
 ) -> None:
     alter(plain)
     key = signer.key.public_key()
     assert refused(lambda: verify_model(plain, signature, key)) == "folder"
+    with pytest.raises(CheckFailedError, match=said):
+        verify_model(plain, signature, key)
 
 
 def test_another_key(
