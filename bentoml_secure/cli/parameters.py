@@ -85,6 +85,7 @@ def read_evidence(path: Path) -> bytes:
 
     # Three a byte: two hex digits, and what separates or ends lines of them.
     data = read(path, what="evidence", max_bytes=3 * MAX_EVIDENCE_BYTES)
-    if re.fullmatch(rb"(?:\s*[0-9A-Fa-f]{2})+\s*", data):
-        return bytes.fromhex(data.decode("ascii"))
+    digits = re.fullmatch(rb"\s*(?:0[xX])?((?:\s*[0-9A-Fa-f]{2})+\s*)", data)
+    if digits is not None:
+        return bytes.fromhex(digits[1].decode("ascii"))
     return data
