@@ -205,17 +205,17 @@ class AmdPki:
         }
         return make_certificate(CertificateForm(**good | changes), key, issuer_key)
 
-    def issue_leaf(self, key: SigningKey, **changes: Any) -> bytes:
+    def issue_leaf(self, which: SigningKey, **changes: Any) -> bytes:
         """Return the DER of a VCEK or VLEK.
 
         Args:
-            key: Which of them.
+            which: Of the two.
             changes: As for ``issue``; besides, ``extensions`` are put over AMD's own,
                 and one that is None is left out.
         """
-        signer = "SEV-VLEK" if key is SigningKey.VLEK else "SEV"
+        signer = "SEV-VLEK" if which is SigningKey.VLEK else "SEV"
         identity = (
-            {"5": text(self.csp_id)} if key is SigningKey.VLEK else {"4": self.hwid}
+            {"5": text(self.csp_id)} if which is SigningKey.VLEK else {"4": self.hwid}
         )
         levels = self.tcb.to_json().items()
         own = {
@@ -226,7 +226,7 @@ class AmdPki:
         }
         extensions = {**own, **changes.pop("extensions", {})}
         return self.issue(
-            changes.pop("subject", f"SEV-{key.upper()}"),
+            changes.pop("subject", f"SEV-{which.upper()}"),
             changes.pop("issuer", f"{signer}-{self.product}"),
             **{
                 "key": self.leaf_key.public_key(),

@@ -22,6 +22,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -31,10 +32,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from bentoml_secure.attestation.dev_chain import MARK
+from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.errors import MalformedInputError
 
 MAX_CERTIFICATES = 64
@@ -58,7 +59,8 @@ _PEM = re.compile(
     rb"-----BEGIN (CERTIFICATE|X509 CRL)-----([A-Za-z0-9+/=\s]*)-----END \1-----"
 )
 _DER_SEQUENCE = b"\x30"
-_DER_INTEGER, _DER_OCTETS, _DER_TEXTS = 0x02, 0x04, (0x0C, 0x13, 0x16)
+_DER_BITS = 0x03
+_DER_INTEGER, _DER_OCTETS, _DER_TEXTS = (0x02,), (0x04,), (0x0C, 0x13, 0x16)
 _HWID_LENGTHS = (8, 64)
 _UNPARSABLE = (
     ValueError,
@@ -68,7 +70,7 @@ _UNPARSABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-_quiet = threading.Lock()
+_filters = threading.Lock()
 
 
 class Role(StrEnum):
@@ -107,14 +109,15 @@ class Issuer(Certificate):
     """An ARK, ASK or ASVK, as read.
 
     Attributes:
-        der: All of it.
+        digest: Of its DER.
         product: From its common name.
         is_ca: Whether it may sign certificates, by its own extensions.
     """
 
-    der: bytes
+    digest: Digest
     product: str
     key: RSAPublicKey
+    serial_number: int
     is_ca: bool
 
 
@@ -178,7 +181,8 @@ def find_amd_endorsements(endorsements: Sequence[bytes]) -> AmdEndorsements:
             f"endorsements: got {len(ders)} certificates of AMD's,"
             f" want at most {MAX_CERTIFICATES}"
         )
-    read = [_read(der) for der in ders]
+    with _quiet():
+        read = [_read(der) for der in ders]
     issuers = [item for item in read if isinstance(item, Issuer)]
     return AmdEndorsements(
         roots=tuple(issuer for issuer in issuers if issuer.role is Role.ARK),
@@ -186,6 +190,21 @@ def find_amd_endorsements(endorsements: Sequence[bytes]) -> AmdEndorsements:
         leaves=tuple(item for item in read if isinstance(item, Leaf)),
         crls=tuple(item for item in read if isinstance(item, Crl)),
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Read certificates as AMD writes them: a VCEK's serial number is 0.
+
+    ``cryptography`` warns of that, and of odd names in certificates that somebody
+    changed; some processes turn warnings into errors. Whoever needs the number of an
+    issuer takes it from ``Issuer``.
+    """
+    # The lock: warning filters are the process's, and threads would mix them up.
+    with _filters, warnings.catch_warnings():
+        # What cryptography warns with is one.
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _split(endorsement: bytes, *, what: str) -> Iterator[bytes]:
@@ -210,6 +229,7 @@ def _read(der: bytes) -> Issuer | Leaf | Crl | None:
         # Of the two, a certificate is what it has to be.
         return _read_certificate(der)
     try:
+        _require_one_spelling(der, crl.tbs_certlist_bytes, crl.signature)
         return Crl(
             parsed=crl,
             issuer=crl.issuer,
@@ -225,14 +245,32 @@ def _read(der: bytes) -> Issuer | Leaf | Crl | None:
         raise _malformed("revocation list", error) from error
 
 
+def _require_one_spelling(der: bytes, signed: bytes, signature: bytes) -> None:
+    """Refuse changes to what no signature covers: the algorithm's second mention."""
+    size = len(signature) + 1
+    header = bytes([_DER_BITS, 0x82, *size.to_bytes(2, "big"), 0])
+    _, _, rest = der.partition(signed)
+    algorithm = rest.removesuffix(header + signature)
+    if algorithm == rest or algorithm not in signed:
+        raise _malformed("endorsement", "it names two algorithms of its signature")
+
+
 def _read_certificate(der: bytes) -> Issuer | Leaf | None:
-    certificate = load_amd_certificate(der)
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise MalformedInputError(
+            f"AMD certificate: got {len(der)} bytes,"
+            f" want at most {MAX_CERTIFICATE_BYTES}"
+        )
     try:
+        certificate = x509.load_der_x509_certificate(der)
         subject = certificate.subject
         names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         role, product = _role(str(names[0].value) if len(names) == 1 else "")
         if role is None:
             return None
+        _require_one_spelling(
+            der, certificate.tbs_certificate_bytes, certificate.signature
+        )
         common = Certificate(
             role=role,
             parsed=certificate,
@@ -242,6 +280,7 @@ def _read_certificate(der: bytes) -> Issuer | Leaf | None:
             not_after=certificate.not_valid_after_utc,
         )
         key, extensions = certificate.public_key(), certificate.extensions
+        number = certificate.serial_number
     except _UNPARSABLE as error:
         raise _malformed("certificate", error) from error
     if role in (Role.VCEK, Role.VLEK):
@@ -250,9 +289,10 @@ def _read_certificate(der: bytes) -> Issuer | Leaf | None:
         raise _malformed(role, f"want an RSA key of at most {MAX_RSA_BITS} bits")
     return Issuer(
         **_fields(common),
-        der=der,
+        digest=digest_bytes(der),
         product=product,
         key=key,
+        serial_number=number,
         is_ca=_may_sign_certificates(extensions),
     )
 
@@ -306,60 +346,38 @@ def _read_leaf(common: Certificate, key: object, extensions: x509.Extensions) ->
     )
 
 
-def load_amd_certificate(der: bytes) -> x509.Certificate:
-    """Read a certificate as AMD writes them: a VCEK's serial number is 0.
-
-    ``cryptography`` warns of that, here and wherever the number is asked for, and some
-    processes turn warnings into errors; so it is silenced, and nobody asks.
-
-    Raises:
-        MalformedInputError: It does not parse, or is too long.
-    """
-    if len(der) > MAX_CERTIFICATE_BYTES:
-        raise MalformedInputError(
-            f"AMD certificate: got {len(der)} bytes,"
-            f" want at most {MAX_CERTIFICATE_BYTES}"
-        )
-    # The lock: warning filters are the process's, and threads would mix them up.
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        try:
-            return x509.load_der_x509_certificate(der)
-        except _UNPARSABLE as error:
-            raise _malformed("certificate", error) from error
+def _body(value: bytes | None, tags: tuple[int, ...]) -> bytes:
+    """Return what a short DER value of these tags holds, nothing if it is none."""
+    if value is None or len(value) < 2 or value[0] not in tags:
+        return b""
+    return value[2:] if value[1] == len(value) - 2 < 128 else b""
 
 
 def _level(value: bytes, role: Role, what: str) -> int:
-    # DER of an integer of one byte; from 128 on with a zero before it.
-    if value[:2] == bytes([_DER_INTEGER, len(value) - 2]) and 3 <= len(value) <= 4:
-        level = int.from_bytes(value[2:], "big", signed=True)
-        if 0 <= level <= 255:
-            return level
-    raise _malformed(role, f"{what} is no integer from 0 to 255")
+    # One byte, or from 128 on two.
+    body = _body(value, _DER_INTEGER)
+    level = int.from_bytes(body, "big", signed=True)
+    if not 1 <= len(body) <= 2 or not 0 <= level <= 255:
+        raise _malformed(role, f"{what} is no integer from 0 to 255")
+    return level
 
 
 def _text(value: bytes | None, role: Role, what: str) -> str:
-    body = (value or b"")[2:]
+    body = _body(value, _DER_TEXTS)
     if (
-        value is None
-        or not body
-        or value[0] not in _DER_TEXTS
-        or value[1] != len(body)
-        or not body.isascii()
-        or not body.decode("ascii").isprintable()
+        not body.isascii()
+        or not (text := body.decode("ascii")).isprintable()
+        or not text
     ):
         raise _malformed(role, f"{what} is no printable text")
-    return body.decode("ascii")
+    return text
 
 
 def _hardware_id(value: bytes, role: Role) -> bytes:
     # Some are wrapped as DER octets, most are not.
-    if value[:2] == bytes([_DER_OCTETS, len(value[2:])]) and len(value[2:]) in (
-        _HWID_LENGTHS
-    ):
-        return value[2:]
-    if len(value) in _HWID_LENGTHS:
-        return value
+    for hwid in (value, _body(value, _DER_OCTETS)):
+        if len(hwid) in _HWID_LENGTHS:
+            return hwid
     raise _malformed(role, f"hardware id has {len(value)} bytes, want 8 or 64")
 
 

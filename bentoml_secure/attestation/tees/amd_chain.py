@@ -34,7 +34,7 @@ from bentoml_secure.attestation.tees.amd_certificates import (
 )
 from bentoml_secure.attestation.tees.simulated import VENDOR as SIMULATED
 from bentoml_secure.attestation.tees.snp_report import Product
-from bentoml_secure.digest import Digest, digest_bytes
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MissingEndorsementError
 
 VENDOR = "amd"
@@ -105,12 +105,14 @@ def verify_amd_chain(
     signer = _issuer_of(leaf, endorsements.signers, _SIGNER_OF[leaf.role])
     if signer is None:
         raise _missing(_SIGNER_OF[leaf.role], leaf)
-    root = _issuer_of(signer, endorsements.roots, Role.ARK)
+    known = {**development_roots, **AMD_ROOTS}
+    # Namesakes of a pinned root may have its key, and come after it.
+    roots = sorted(endorsements.roots, key=lambda root: root.digest not in known)
+    root = _issuer_of(signer, roots, Role.ARK)
     if root is None:
         raise _missing(Role.ARK, leaf)
     # 1. The root is one of those that are known.
-    digest = digest_bytes(root.der)
-    known = {**development_roots, **AMD_ROOTS}
+    digest = root.digest
     require("ark.pinned", digest in known, got=digest, want=one_of(tuple(known)))
     product = known[digest]
     # 2. It signed the ASK or ASVK, which is one of the same product.
@@ -227,7 +229,7 @@ def _require_not_revoked(signer: Issuer, root: Issuer, crl: Crl, now: datetime) 
         f" {format_seconds(end) if end else 'a date, and it says none'}",
     )
     # Not the leaf's: AMD numbers every VCEK 0, and revokes none by number.
-    number = signer.parsed.serial_number
+    number = signer.serial_number
     require(
         "crl.serial",
         crl.parsed.get_revoked_certificate_by_serial_number(number) is None,
