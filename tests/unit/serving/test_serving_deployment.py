@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.attestation.tees.simulated import Simulated
+from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -26,7 +28,13 @@ from bentoml_secure.serving.deployment import (
     refuse_workers,
     runner_name,
 )
-from bentoml_secure.serving.settings import DEV_ROOT, POLICY, SALT_TOKEN_FILE, STORE
+from bentoml_secure.serving.settings import (
+    DEV_ROOT,
+    POLICY,
+    SALT_TOKEN_FILE,
+    SIMULATED_PLATFORM,
+    STORE,
+)
 from tests.harness import Project
 
 Read = Callable[..., Deployment]
@@ -36,7 +44,7 @@ Read = Callable[..., Deployment]
 def environment(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.MonkeyPatch:
-    for name in (POLICY, SALT_TOKEN_FILE):
+    for name in (POLICY, SALT_TOKEN_FILE, SIMULATED_PLATFORM):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(DEV_ROOT, str(project.dev_root))
     monkeypatch.setenv(STORE, str(tmp_path / "home" / "store"))
@@ -219,6 +227,43 @@ def test_a_development_root_that_is_none(
     with pytest.raises(ConfigurationError, match="development root in") as caught:
         read().identify(Role.ENTRY, "D", None)
     assert "bentoml-secure dev-root DIR" in caught.value.remedy
+
+
+def platform_of(deployment: Deployment, service: str) -> Any:
+    identity = deployment.identify(Role.RUNNER, service, digest_json("a segment"))
+    record = identity.attest(bytes(32), identity.keys)
+    return Simulated().describe(record.evidence)["platform_id"]
+
+
+def test_simulated_evidence_names_this_host_for_every_process(read: Read) -> None:
+    deployment = read()
+    platforms = {platform_of(deployment, name) for name in ("DSegment0Replica0", "E")}
+    (platform,) = platforms
+    assert platform.startswith("simulated-")
+
+
+@pytest.mark.parametrize(
+    ("told", "platforms"),
+    [
+        ("machine-7", ["machine-7", "machine-7"]),
+        ("simulated-{service}", ["simulated-One", "simulated-Two"]),
+    ],
+)
+def test_simulated_evidence_names_the_machine_that_it_is_told_to(
+    read: Read, environment: pytest.MonkeyPatch, told: str, platforms: list[str]
+) -> None:
+    environment.setenv(SIMULATED_PLATFORM, told)
+    deployment = read()
+    assert [platform_of(deployment, name) for name in ("One", "Two")] == platforms
+
+
+@pytest.mark.parametrize("told", ["two words", "{0}", "{service.name}", "x" * 129])
+def test_a_machine_that_no_evidence_can_name(
+    read: Read, environment: pytest.MonkeyPatch, told: str
+) -> None:
+    environment.setenv(SIMULATED_PLATFORM, told)
+    with pytest.raises(ConfigurationError, match="platform_id: got"):
+        read().identify(Role.ENTRY, "D", None)
 
 
 def test_a_store_that_cannot_be(

@@ -11,6 +11,7 @@ from bentoml_secure.serving.settings import (
     DEV_ROOT,
     POLICY,
     SALT_TOKEN_FILE,
+    SIMULATED_PLATFORM,
     STORE,
     Settings,
     from_environment,
@@ -45,8 +46,10 @@ def test_everything_may_be_named(root: Path, tmp_path: Path) -> None:
         POLICY: str(policy),
         STORE: str(tmp_path / "store"),
         SALT_TOKEN_FILE: str(token),
+        SIMULATED_PLATFORM: "machine-1",
     }
     settings = read_settings(environment, service="Diagnosis")
+    assert settings.simulated_platform == "machine-1"
     assert settings.policy == policy
     assert settings.store == tmp_path / "store"
     assert settings.salt_token == "t" * 32
