@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
@@ -22,8 +23,13 @@ from bentoml_secure.session.suites import CLASSIC, ciphertext_bytes
 from bentoml_secure.testing.deployment import NOW, build_deployment
 from fuzz._same import require_same
 
-MESSAGES: tuple[type[Hello | Offer | Finish | Confirm], ...]
-MESSAGES = (Hello, Offer, Finish, Confirm)
+Message = Hello | Offer | Finish | Confirm
+PARSERS: tuple[Callable[[object], Message], ...] = (
+    Hello.from_json,
+    Offer.from_json,
+    Finish.from_json,
+    Confirm.from_json,
+)
 
 
 def seeds() -> list[bytes]:
@@ -31,7 +37,7 @@ def seeds() -> list[bytes]:
     entry = build_deployment(segments=1).entry
     record = EvidenceRecord(evidence=entry.attest(bytes(64)))
     nonce, signature = b"n" * 32, b"s" * 64
-    messages = (
+    messages: tuple[Message, ...] = (
         Hello(nonce=nonce),
         Offer(nonce=nonce, key_document=entry.document, record=record),
         Finish(
@@ -52,7 +58,7 @@ def seeds() -> list[bytes]:
 
 def one(data: bytes) -> None:
     """Read bytes as one of them; what is read is written as it was read."""
-    message = MESSAGES[data[0] % len(MESSAGES)] if data else Hello
+    parse = PARSERS[data[0] % len(PARSERS) if data else 0]
     with suppress(SecureError):
         document = parse_json(data[1:], what="message", max_bytes=MAX_MESSAGE_BYTES)
-        require_same(message.from_json(document).to_json(), document)
+        require_same(parse(document).to_json(), document)
