@@ -104,7 +104,6 @@ CLASS = "measured boot"
 """What a TPM alone can say: what was started, not that its memory is kept apart."""
 
 NOT_ENROLLED = "none"
-SOFTWARE_MODEL = "swtpm"
 
 _BOUNDS = {
     "ek_certificate": MAX_CERTIFICATE_BYTES,
@@ -348,7 +347,7 @@ def _claims(
         # A TPM's clock counts from when its owner cleared it: no time of day.
         issued_at=None,
         expires_at=expires_at,
-        simulated=ek.model == SOFTWARE_MODEL,
+        simulated=ek.simulated,
     )
 
 

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from bentoml_secure.attestation.checks import require
+from bentoml_secure.attestation.dev_chain import MARK
 from bentoml_secure.attestation.evidence import format_seconds
 from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.errors import MalformedInputError, MissingEndorsementError
@@ -36,6 +37,7 @@ MAX_CERTIFICATES = 64
 """Among the endorsements; those beyond are not looked at."""
 
 MAX_CHAIN = 6
+SOFTWARE_MODEL = "swtpm"
 EK_CERTIFICATE = x509.ObjectIdentifier("2.23.133.8.1")
 """tcg-kp-EKCertificate: what a maker certifies as an endorsement key."""
 
@@ -75,7 +77,9 @@ class EndorsementKey:
         root: ``sha256:`` of the DER of the root certificate.
         vendor: Organisation that the root names, or ``tpm:`` and part of its digest.
         manufacturer: Of the TPM, as its certificate says: ``id:`` and eight hex digits.
-        model: Likewise; a software TPM says ``swtpm``.
+        model: Likewise.
+        simulated: No hardware stands behind it: a software TPM, or a root whose name
+            has ``dev_chain.MARK``.
         expires_at: End of the shortest validity in the chain.
     """
 
@@ -85,6 +89,7 @@ class EndorsementKey:
     vendor: str
     manufacturer: str
     model: str
+    simulated: bool
     expires_at: datetime
 
 
@@ -159,13 +164,16 @@ def verify_endorsement_key(
     # 3. Only now what it says.
     root = digest_bytes(chain[-1].der)
     public = leaf.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    model = _described(leaf, _MODEL)
     return EndorsementKey(
         key=leaf.key,
         digest=digest_bytes(public),
         root=root,
         vendor=_organisation(chain[-1].subject) or f"tpm:{root[7:19]}",
         manufacturer=_described(leaf, _MANUFACTURER),
-        model=_described(leaf, _MODEL),
+        model=model,
+        simulated=model == SOFTWARE_MODEL
+        or MARK in chain[-1].subject.rfc4514_string(),
         expires_at=min(link.not_after for link in chain),
     )
 
