@@ -1,7 +1,8 @@
 """One sealed request to the entry: opened whole, answered sealed.
 
 The path says which API, in the clear, and the seal binds it. Headers outside the seal
-are the network's: of what the handler and the entry read, only those inside count.
+are the network's: of what the handler and the entry read, only those inside count. A
+query would be outside as well, and is refused.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class SealedRequest:
         Raises:
             SecureError: It does not open, was sent before, or breaks a limit.
         """
+        if self._scope.get("query_string"):
+            # The handler would read it, and whoever stands between can write it.
+            raise MalformedInputError("sealed request: got a query outside the seal")
         self._opener.feed(self._body)
         self._opener.finish()
         if self._whole is None:
