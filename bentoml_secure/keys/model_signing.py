@@ -123,7 +123,7 @@ def parse_signature(data: bytes, key: ec.EllipticCurvePublicKey) -> ModelSignatu
         )
     material = _member(bundle, "verificationMaterial", what)
     hint = _member(_member(material, "publicKey", what), "hint", what)
-    own = _hint(key)
+    own = public_key_hint(key)
     require("key", hint == own, got=f"{hint!r:.80}", want=own)
     payload = _verified_payload(_member(bundle, "dsseEnvelope", what), key)
     document = parse_json(payload, what=what, max_bytes=MAX_SIGNATURE_BYTES)
@@ -138,7 +138,8 @@ def _member(document: object, name: str, what: str) -> Any:
     return document[name]
 
 
-def _hint(key: ec.EllipticCurvePublicKey) -> str:
+def public_key_hint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return how a bundle names its key: SHA-256 of the PEM, in hex."""
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(pem).hexdigest()
 
