@@ -19,6 +19,7 @@ TEES: Mapping[str, str] = {
     "tdx": "bentoml_secure.attestation.tees.tdx:Tdx",
     "sgx": "bentoml_secure.attestation.tees.sgx:Sgx",
     "sev-snp": "bentoml_secure.attestation.tees.sev_snp:SevSnp",
+    "cca": "bentoml_secure.attestation.tees.cca:Cca",
     "nitro": "bentoml_secure.attestation.tees.nitro:Nitro",
     "nvidia-gpu": "bentoml_secure.attestation.tees.nvidia_gpu:NvidiaGpu",
     "simulated": "bentoml_secure.attestation.tees.simulated:Simulated",
