@@ -1,4 +1,4 @@
-"""The vectors of docs/session.md, computed from the document alone, then by the package.
+"""The vectors of docs/session.md: from the document alone, then by the package.
 
 Everything down to ``TestPackage`` is another implementation, on hashes, AES-GCM, X25519
 and ML-KEM; it shares no code with ``bentoml_secure.session``.
@@ -212,19 +212,13 @@ def test_the_master_secret_opens(vector: Vector) -> None:
 @each
 def test_signatures_cover_the_transcript(vector: Vector) -> None:
     a, b, c, d = (vector[name] for name in ("hello", "offer", "finish", "confirm"))
-    for role, said, private, signed, document in (
-        ("caller", (a, b, without(c, "signature")), "caller_private", c, c),
-        (
-            "responder",
-            (a, b, c, without(d, "mac", "signature")),
-            "responder_private",
-            d,
-            b,
-        ),
+    for role, said, signed, document in (
+        ("caller", (a, b, without(c, "signature")), c, c),
+        ("responder", (a, b, c, without(d, "mac", "signature")), d, b),
     ):
         assert transcript(*said).hex() == vector[f"transcript_{role}"]
         key = Ed25519PrivateKey.from_private_bytes(
-            bytes.fromhex(vector[private]["ed25519"])
+            bytes.fromhex(vector[f"{role}_private"]["ed25519"])
         )
         public = key.public_key().public_bytes_raw().hex()
         assert public == document["key_document"]["ed25519"]
