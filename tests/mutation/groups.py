@@ -61,7 +61,11 @@ def all_groups() -> list[Group]:
 def _shared_group(own: dict[str, tuple[Path, ...]]) -> Group:
     """Return the files that all kinds share, and the tests that are no kind's."""
     taken = {test for tests in own.values() for test in tests}
-    files = [path for path in sorted(ATTESTATION.glob("*.py")) if calls_in(path)]
+    files = [
+        path
+        for path in sorted(ATTESTATION.rglob("*.py"))
+        if path.parent.name != "tees" and calls_in(path)
+    ]
     tests = [test for test in sorted(TESTS.glob("test_*.py")) if test not in taken]
     return Group("attestation", tuple(files), tuple(tests))
 
