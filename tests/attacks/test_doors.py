@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bentoml_secure.serving.exchange import REQUEST_TYPE
+from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
 from bentoml_secure.testing.rogue.streams import pickle_payload
 from tests.attacks import raw
 from tests.attacks.targets import CAP_BYTES, REPLICAS, SERVICE, Target, error_of
@@ -78,11 +79,11 @@ def test_a_pickle_called_an_exchange_is_no_exchange(
     target: Target, marker: Path
 ) -> None:
     url = target.served.replica_urls()[REPLICAS[0]]
-    said = raw.post(
-        url, "/bsec/v1/infer", pickle_payload(marker), [("Content-Type", REQUEST_TYPE)]
-    )
-    assert (said.status, said.code) == (400, "malformed-input")
-    assert "want at most 131072" in said.message
+    for name, code in ((REQUEST_TYPE, "configuration"), (SEALED_TYPE, "malformed-")):
+        typed = [("Content-Type", name)]
+        said = raw.post(url, "/bsec/v1/infer", pickle_payload(marker), typed)
+        assert said.status in (400, 401)
+        assert said.code.startswith((code, "unknown-session"))
 
 
 @pytest.mark.parametrize(
@@ -191,9 +192,16 @@ def test_headers_of_bad_form_are_refused(
 def test_a_body_over_the_cap_is_refused_unread(target: Target, name: str) -> None:
     path, typed = door_of(name)
     url = target.served.replica_urls()[name]
-    said = raw.post(url, path, b"", [("Content-Type", typed)], length=CAP_BYTES + 1)
+    cap = CAP_BYTES if name == SERVICE else sealed_cap(CAP_BYTES)
+    said = raw.post(url, path, b"", [("Content-Type", typed)], length=cap + 1)
     assert (said.status, said.code) == (413, "too-large")
-    assert f"want at most {CAP_BYTES} bytes" in said.message
+    assert f"want at most {cap} bytes" in said.message
+
+
+def test_a_sealed_body_over_the_cap_is_refused_unread(target: Target) -> None:
+    cap, typed = sealed_cap(CAP_BYTES), [("Content-Type", SEALED_TYPE)]
+    said = raw.post(target.url, "/diagnose", b"", typed, length=cap + 1)
+    assert (said.status, said.code) == (413, "too-large")
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "9" * 30])
@@ -217,7 +225,7 @@ def test_an_endless_body_to_the_entry_ends_at_the_cap(target: Target) -> None:
 
 
 def test_an_endless_body_to_a_runner_is_refused_unread(target: Target) -> None:
-    headers = [("Content-Type", REQUEST_TYPE), ("Transfer-Encoding", "chunked")]
+    headers = [("Content-Type", SEALED_TYPE), ("Transfer-Encoding", "chunked")]
     head = raw.head("POST", "/bsec/v1/infer", headers)
     url = target.served.replica_urls()[REPLICAS[0]]
     said = raw.exchange(url, [head, *raw.chunks(bytes(1 << 20), 64)])
@@ -255,7 +263,6 @@ def begin(target: Target, name: str) -> socket.socket:
     path, typed = door_of(name)
     headers = [("Content-Type", typed), ("Content-Length", str(CAP_BYTES))]
     caller = raw.connect(target.served.replica_urls()[name])
-    # To a runner: the length of metadata, as much as is allowed.
     caller.sendall(raw.head("POST", path, headers) + b"\0\2\0\0")
     return caller
 
@@ -264,4 +271,4 @@ def door_of(name: str) -> tuple[str, str]:
     """Return path and content type of a service's main door."""
     if name == SERVICE:
         return "/diagnose", "application/json"
-    return "/bsec/v1/infer", REQUEST_TYPE
+    return "/bsec/v1/infer", SEALED_TYPE

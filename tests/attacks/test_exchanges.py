@@ -1,4 +1,4 @@
-"""Exchanges that lie, sent to a runner by whoever can reach its port."""
+"""Exchanges that lie, sealed to a runner by an entry that was taken over."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 
 from bentoml_secure.serving.exchange import REQUEST_TYPE, Exchange
+from bentoml_secure.session.bodies import SealedCall
+from bentoml_secure.session.keys import Session
 from bentoml_secure.split.plan import Plan, load_plan
 from bentoml_secure.tensors import encode
 from tests.attacks import raw
+from tests.attacks.raiders import (
+    INFER_PATH,
+    SEALED,
+    Opened,
+    Raider,
+    ask,
+    new_call,
+    opened,
+)
 from tests.attacks.targets import CAP_BYTES, REPLICAS, Target
 from tests.harness import sample
 
@@ -24,13 +35,23 @@ def plan(target: Target) -> Plan:
     return load_plan(target.project.plan)
 
 
-def metadata_of(plan: Plan, **changes: Any) -> bytes:
+@pytest.fixture(scope="module")
+def session(target: Target) -> Session:
+    """Of a raider that is the entry, to the first runner."""
+    return Raider.of(target.project).session(url_of(target))
+
+
+def url_of(target: Target) -> str:
+    return target.served.replica_urls()[REPLICAS[0]]
+
+
+def metadata_of(plan: Plan, call: SealedCall, **changes: Any) -> bytes:
     segment = plan.segments[0]
     fields: dict[str, Any] = {
-        "request_id": "0" * 32,
+        "request_id": call.request_id.hex(),
         "nonce": "0" * 64,
         "infer_index": 0,
-        "exchange_id": "0" * 32,
+        "exchange_id": call.exchange_id.hex(),
         "plan_digest": plan.digest,
         "segment": segment.identity,
         "input_salts": {spec.name: bytes(32) for spec in segment.inputs},
@@ -49,16 +70,38 @@ def compact(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def send(target: Target, body: bytes, *, length: int | None = None) -> raw.Said:
-    url = target.served.replica_urls()[REPLICAS[0]]
+def send(
+    target: Target, plan: Plan, session: Session, rest: bytes, **changes: Any
+) -> Opened:
+    """Seal metadata and what follows it, send them, open the answer."""
+    call = new_call(session)
+    return ask(url_of(target), call, metadata_of(plan, call, **changes) + rest)
+
+
+def test_an_honest_exchange_is_answered(
+    target: Target, plan: Plan, session: Session
+) -> None:
+    """What the lies below differ from."""
+    said = send(target, plan, session, encode({"features": sample(2)}))
+    assert (said.status, said.was_sealed) == (200, True)
+
+
+def test_an_exchange_that_is_not_sealed_is_refused(
+    target: Target, plan: Plan, session: Session
+) -> None:
+    body = metadata_of(plan, new_call(session)) + encode({"features": sample(2)})
     typed = [("Content-Type", REQUEST_TYPE)]
-    return raw.post(url, "/bsec/v1/infer", body, typed, length=length)
+    said = raw.post(url_of(target), "/bsec/v1/infer", body, typed)
+    assert (said.status, said.code) == (400, "configuration")
+    assert "want a sealed body" in said.message
+    assert target.is_whole()
 
 
-def test_an_honest_exchange_is_answered(target: Target, plan: Plan) -> None:
-    """What the lies below differ from; callers are not authenticated yet."""
-    said = send(target, metadata_of(plan) + encode({"features": sample(2)}))
-    assert said.status == 200
+def refused(said: Opened, reason: str) -> None:
+    """What is wrong with a sealed exchange is told sealed."""
+    assert said.was_sealed
+    assert (said.status, said.error["code"]) == (400, "malformed-input")
+    assert reason in said.error["message"]
 
 
 HEADERS: dict[str, tuple[Any, str]] = {
@@ -100,24 +143,21 @@ HEADERS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("header", "reason"), HEADERS.values(), ids=HEADERS)
 def test_a_header_that_lies_is_refused(
-    target: Target, plan: Plan, header: Any, reason: str
+    target: Target, plan: Plan, session: Session, header: Any, reason: str
 ) -> None:
     with target.watched():
-        said = send(target, metadata_of(plan) + tensors_of(header))
-        assert (said.status, said.code) == (400, "malformed-input")
-        assert reason in said.message
+        refused(send(target, plan, session, tensors_of(header)), reason)
     assert target.is_whole()
 
 
 @pytest.mark.parametrize("length", [0, 12, (64 << 10) + 8, 1 << 62])
 def test_a_header_length_that_lies_is_refused(
-    target: Target, plan: Plan, length: int
+    target: Target, plan: Plan, session: Session, length: int
 ) -> None:
-    body = metadata_of(plan) + length.to_bytes(8, "little") + bytes(1024)
+    rest = length.to_bytes(8, "little") + bytes(1024)
     with target.watched():
-        said = send(target, body)
-        assert (said.status, said.code) == (400, "malformed-input")
-        assert f"header: got {length} bytes" in said.message
+        said = send(target, plan, session, rest)
+        refused(said, f"header: got {length} bytes")
     assert target.is_whole()
 
 
@@ -133,12 +173,10 @@ METADATA: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize(("start", "reason"), METADATA.values(), ids=METADATA)
 def test_metadata_that_lies_is_refused(
-    target: Target, start: bytes, reason: str
+    target: Target, session: Session, start: bytes, reason: str
 ) -> None:
     with target.watched():
-        said = send(target, start)
-        assert (said.status, said.code) == (400, "malformed-input")
-        assert reason in said.message
+        refused(ask(url_of(target), new_call(session), start), reason)
     assert target.is_whole()
 
 
@@ -152,46 +190,53 @@ def test_metadata_that_lies_is_refused(
         ({"input_salts": {"features": bytes(8)}}, "got 16 hex digits, want 64"),
         ({"request_id": "0" * 30}, "got 30 hex digits, want 32"),
         ({"infer_index": -1}, "want an integer from 0"),
+        # What a statement would be about is what the seal is for.
+        ({"request_id": "1" * 32}, "request_id: got 1111"),
+        ({"exchange_id": "1" * 32}, "exchange_id: got 1111"),
     ],
 )
 def test_an_exchange_about_something_else_is_refused(
-    target: Target, plan: Plan, changes: dict[str, Any], reason: str
+    target: Target,
+    plan: Plan,
+    session: Session,
+    changes: dict[str, Any],
+    reason: str,
 ) -> None:
-    said = send(target, metadata_of(plan, **changes) + encode({"features": sample(2)}))
-    assert (said.status, said.code) == (400, "malformed-input")
-    assert reason in said.message
+    tensors = encode({"features": sample(2)})
+    refused(send(target, plan, session, tensors, **changes), reason)
     assert target.is_whole()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_the_plan_refuses(target: Target, plan: Plan, value: float) -> None:
+def test_values_that_the_plan_refuses(
+    target: Target, plan: Plan, session: Session, value: float
+) -> None:
     features = sample(2)
     features[1, 7] = value
-    said = send(target, metadata_of(plan) + encode({"features": features}))
-    assert (said.status, said.code) == (400, "malformed-input")
-    assert "holds NaN or infinity" in said.message
+    said = send(target, plan, session, encode({"features": features}))
+    refused(said, "holds NaN or infinity")
     assert target.is_whole()
 
 
 def test_a_length_that_the_header_does_not_fill_is_refused_at_once(
-    target: Target, plan: Plan
+    target: Target, plan: Plan, session: Session
 ) -> None:
-    body = metadata_of(plan) + tensors_of({"features": FEATURES})
-    headers = [("Content-Type", REQUEST_TYPE), ("Content-Length", str(CAP_BYTES))]
-    head = raw.head("POST", "/bsec/v1/infer", headers)
-    url = target.served.replica_urls()[REPLICAS[0]]
+    call = new_call(session)
+    start = metadata_of(plan, call) + tensors_of({"features": FEATURES})
+    # The first chunk of two: the other one is promised and never comes.
+    lengths = (len(start), 1 << 18)
+    body = next(call.seal(iter((start, bytes(1 << 18))), lengths).pieces)
+    headers = [*SEALED, ("Content-Length", str(CAP_BYTES))]
+    head = raw.head("POST", INFER_PATH, headers)
     with target.watched():
-        # Megabytes are promised and never come: the answer does not wait for them.
-        said = raw.exchange(url, [head + body])
-    assert (said.status, said.code) == (400, "malformed-input")
-    assert "header says 3" in said.message
+        said = opened(call, raw.exchange(url_of(target), [head + body]))
+    refused(said, "header says 3")
     assert target.is_whole()
 
 
 def test_more_bytes_than_the_header_says_are_refused(
-    target: Target, plan: Plan
+    target: Target, plan: Plan, session: Session
 ) -> None:
-    body = metadata_of(plan) + tensors_of({"features": FEATURES}, bytes(241))
-    said = send(target, body)
-    assert (said.status, said.code) == (400, "malformed-input")
+    tensors = tensors_of({"features": FEATURES}, bytes(241))
+    refused(send(target, plan, session, tensors), "")
     assert target.is_whole()

@@ -11,6 +11,7 @@ import re
 import pytest
 
 from bentoml_secure.testing.rogue.answers import BODIES
+from bentoml_secure.testing.rogue.records import RECORDS
 from bentoml_secure.testing.rogue.streams import STREAMS
 from tests.attacks.targets import Rogues, Target, error_of
 
@@ -19,6 +20,7 @@ ROGUE = "AttackedSegment0Replica1"
 PLAN = "MalformedInputError: tensor"
 HEADER = "MalformedInputError: tensors-v1"
 STATED = "StatementError: statement"
+SEAL = "VerificationError: sealed message:"
 LENGTH = "MalformedInputError: answer content-length: got"
 HTTP = "MalformedInputError: answer:"
 
@@ -68,20 +70,20 @@ REFUSED = {
     "extra-bytes": f"{HEADER}: header says 592 bytes, the message 600",
     # Bytes that are no answer.
     "pickle": "answer content-type: got 'application/vnd.bentoml[+]pickle'",
-    "pickle-as-answer": "MalformedInputError: statement: got a length of",
+    "pickle-as-answer": "MalformedInputError: sealed message: announces",
     "pickle-as-refusal": "UnavailableError: replica refused: 500",
     "endless-chunks": f"{HTTP} transfer-encoding is not read here",
-    "endless-length": f"{LENGTH} 1099511627776, want at most 8388608",
+    "endless-length": f"{LENGTH} 1099511627776, want at most",
     "endless-refusal": f"{HTTP} transfer-encoding is not read here",
     "endless-headers": f"{HTTP} its head is over 16384 bytes",
     "endless-header": f"{HTTP} its head is over 16384 bytes",
     "endless-informational": f"{HTTP} got b'HTTP/1.1 102 Processing'",
     "endless-chunk-extension": f"{HTTP} transfer-encoding is not read here",
-    "zeros-to-the-cap": f"{HEADER} header: got 0 bytes",
-    "over-the-cap": f"{LENGTH} 8388609, want at most 8388608",
+    "zeros-to-the-cap": "MalformedInputError: sealed chunk: got a length of 0",
+    "over-the-cap": f"{LENGTH} [0-9]+, want at most",
     "closes-half-way": "UnavailableError: connection lost within the answer",
     "closes-at-once": "ConnectionLostError: connection lost before an answer",
-    "length-too-long": f"{HEADER}: header says 592 bytes, the message 692",
+    "length-too-long": "VerificationError: sealed message: chunk 0 is not authentic",
     "length-too-short": f"{HTTP} longer than its content-length|{HEADER}: header says",
     "two-lengths": f"{HTTP} bad or repeated header b'content-length: 8'",
     "length-and-chunks": f"{HTTP} transfer-encoding is not read here",
@@ -94,6 +96,26 @@ REFUSED = {
     "typed-with-parameter": "answer content-type: got '.*; charset=utf-8'",
     "status-of-thousands-of-digits": f"{HTTP} got b'HTTP/1.1 2222",
     "old-http": f"{HTTP} got b'HTTP/1.0 200 OK'",
+    # Sealed, and not the answer to this exchange.
+    "record-flipped": f"{SEAL} chunk 0 is not authentic",
+    "record-replayed": f"{SEAL} chunk 0 is not authentic",
+    "record-unsealed": "MalformedInputError: sealed message: announces",
+    "record-of-another-status": f"{SEAL} chunk 0 is not authentic",
+    "record-of-another-operation": f"{SEAL} chunk 0 is not authentic",
+    "record-of-another-request": f"{SEAL} chunk 0 is not authentic",
+    "record-reflected": f"{SEAL} chunk 0 is not authentic",
+    "record-under-the-request-key": f"{SEAL} chunk 0 is not authentic",
+    "record-of-another-exchange": f"{SEAL} chunk 0 is not authentic",
+    "record-reordered": f"{SEAL} chunk 0 is not authentic",
+    "record-truncated": f"{SEAL} chunk 0 is not authentic",
+    "record-doubled": f"{SEAL} chunk 1 is not authentic",
+    "record-appended": f"{SEAL} chunk 1 is not authentic",
+    "record-empty": "MalformedInputError: sealed message: announces",
+    "message-length-huge": "MalformedInputError: sealed message: announces",
+    "message-length-long": "header says 592 bytes, the message 593",
+    "message-length-short": "header says 592 bytes, the message 591",
+    "chunk-length-huge": "MalformedInputError: sealed chunk: got a length of 42949",
+    "chunk-length-zero": "MalformedInputError: sealed chunk: got a length of 0",
 }
 
 # Properly formed and signed, and outvoted.
@@ -108,7 +130,7 @@ HARMLESS = ["endless-beyond"]
 
 def test_every_behaviour_is_tried() -> None:
     tried = [*REFUSED, *OUTVOTED, *SILENT, *HARMLESS]
-    assert sorted(tried) == sorted([*BODIES, *STREAMS])
+    assert sorted(tried) == sorted([*BODIES, *RECORDS, *STREAMS])
 
 
 @pytest.mark.parametrize("behaviour", REFUSED)

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
-from bentoml_secure.session.bodies import SEALED_TYPE
+from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
 from bentoml_secure.testing.rogue.replica import Turn, answer_reply
 from bentoml_secure.testing.rogue.wire import Reply, status_line
 
@@ -116,7 +116,7 @@ async def _zeros_to_the_cap(turn: Turn) -> AsyncIterator[bytes]:
 
 
 async def _over_the_cap(turn: Turn) -> AsyncIterator[bytes]:
-    total = turn.replica.max_message_bytes + 1
+    total = sealed_cap(turn.replica.max_message_bytes) + 1
     yield _head(200, _type(), _length(total)) + bytes(total)
 
 
