@@ -189,12 +189,7 @@ class TpmAttester:
             raise MalformedInputError(
                 f"report data: got {len(report_data)} bytes, want {REPORT_DATA_BYTES}"
             )
-        try:
-            message, signature, values = self._quote(report_data[:CHALLENGE_BYTES])
-        except UnavailableError:
-            # A TPM that was reset since, as after hibernation, forgot the loaded key.
-            self._ak_public, self._ak_context = self._load_key()
-            message, signature, values = self._quote(report_data[:CHALLENGE_BYTES])
+        message, signature, values = self._quote(report_data[:CHALLENGE_BYTES])
         return TpmEvidence(
             ek_certificate=self._ek_certificate,
             ak_public=self._ak_public,
@@ -229,16 +224,14 @@ class TpmAttester:
         secret = ["tpm2_policysecret", "-Q", "-S", "session", "-c", "endorsement"]
         activate = ["tpm2_activatecredential", "-Q", "-c", "ak", "-C", "ek"]
         activate += ["-i", "credential", "-o", "secret", "-P", "session:session"]
-        (answer,) = self._tools.run(
+        (answer,) = self._run_with_key(
             ["tpm2_createek", "-Q", "-G", "rsa", "-c", "ek"],
             session,
             secret,
             activate,
-            files={
-                "ak": self._ak_context,
-                "credential": _CREDENTIAL_HEADER + credential,
-            },
+            files={"credential": _CREDENTIAL_HEADER + credential},
             results=["secret"],
+            cleanup=[["tpm2_flushcontext", "session"]],
         )
         return answer
 
@@ -270,12 +263,30 @@ class TpmAttester:
         quote = ["tpm2_quote", "-Q", "-c", "ak", "-g", "sha256", "-l", selection]
         quote += ["-q", challenge.hex(), "-m", "message", "-s", "signature"]
         quote += ["-o", "pcrs", "-F", "values"]
-        message, signature, values = self._tools.run(
-            quote,
-            files={"ak": self._ak_context},
-            results=["message", "signature", "pcrs"],
+        message, signature, values = self._run_with_key(
+            quote, results=["message", "signature", "pcrs"]
         )
         return message, signature, values
+
+    def _run_with_key(
+        self,
+        *commands: Sequence[str],
+        files: Mapping[str, bytes] | None = None,
+        results: Sequence[str],
+        cleanup: Sequence[Sequence[str]] = (),
+    ) -> list[bytes]:
+        def run() -> list[bytes]:
+            given = {**(files or {}), "ak": self._ak_context}
+            return self._tools.run(
+                *commands, files=given, results=results, cleanup=cleanup
+            )
+
+        try:
+            return run()
+        except UnavailableError:
+            # A TPM that was reset since, as by hibernation, forgot the loaded key.
+            self._ak_public, self._ak_context = self._load_key()
+            return run()
 
     def _read_event_log(self) -> bytes | None:
         if self._event_log is None:

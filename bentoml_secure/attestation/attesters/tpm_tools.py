@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bentoml_secure.errors import (
@@ -56,6 +57,7 @@ class Tpm2Tools:
         *commands: Sequence[str],
         files: Mapping[str, bytes] | None = None,
         results: Sequence[str] = (),
+        cleanup: Sequence[Sequence[str]] = (),
     ) -> list[bytes]:
         """Run commands in turn and return the files that they wrote.
 
@@ -63,6 +65,7 @@ class Tpm2Tools:
             commands: Each a tool and its arguments; files by their names alone.
             files: What the folder holds at first.
             results: Names of the files to return.
+            cleanup: Commands to run last, and after a failure too.
 
         Raises:
             MissingDependencyError: tpm2-tools is not installed.
@@ -78,11 +81,20 @@ class Tpm2Tools:
             try:
                 for command in commands:
                     self._run(command, folder)
-            finally:
-                # A resource manager does this itself when the tool disconnects.
-                if self._tcti.startswith(_EMULATED):
-                    self._run(["tpm2_flushcontext", "-t"], folder)
+            except UnavailableError:
+                # What failed is worth telling, not what could not be undone for it.
+                with suppress(UnavailableError):
+                    self._clean(cleanup, folder)
+                raise
+            self._clean(cleanup, folder)
             return [(folder / file).read_bytes() for file in results]
+
+    def _clean(self, cleanup: Sequence[Sequence[str]], folder: Path) -> None:
+        for command in cleanup:
+            self._run(command, folder)
+        # A resource manager does this itself when the tool disconnects.
+        if self._tcti.startswith(_EMULATED):
+            self._run(["tpm2_flushcontext", "-t"], folder)
 
     def _run(self, command: Sequence[str], folder: Path) -> None:
         try:
