@@ -35,7 +35,8 @@ def _document(replica: Replica, nonce: bytes, document: KeyDocument) -> Any:
     keys = replica.core.identity.keys
     evidence = replica.attester.attest(report_data(nonce, document))
     return attestation_document(
-        Keys(keys.signing, document, document.digest), EvidenceRecord(evidence=evidence)
+        Keys(keys.signing, keys.hpke, document, document.digest),
+        EvidenceRecord(evidence=evidence),
     )
 
 

@@ -90,7 +90,10 @@ def _chunks(change: Callable[[list[bytes]], list[bytes]]) -> Record:
             end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
             chunks.append(rest[:end])
             rest = rest[end:]
-        return head + b"".join(change(chunks))
+        changed = b"".join(change(chunks))
+        # No more is announced than comes: what is told apart is told by the seal.
+        announced = min(len(body), len(changed))
+        return head[:-8] + announced.to_bytes(8, "big") + changed
 
     return record
 
