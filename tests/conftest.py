@@ -15,6 +15,9 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow")
+    parser.addoption(
+        "--real-tee", action="store_true", help="ask the devices of this machine"
+    )
 
 
 def pytest_collection_modifyitems(
@@ -26,6 +29,13 @@ def pytest_collection_modifyitems(
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def real_tee(request: pytest.FixtureRequest) -> None:
+    """Skip, unless this machine's devices may be asked."""
+    if not request.config.getoption("--real-tee"):
+        pytest.skip("asks real devices: run with --real-tee")
 
 
 @pytest.fixture(scope="session")
