@@ -8,6 +8,7 @@ imported here but click and the error tree: each command imports its room when i
     splitting    split
     deployment   dev-root, trust
     endorsing    endorsements fetch
+    measuring    measure event-log, nitro, sev-snp, sgx, runtime
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
@@ -26,6 +27,7 @@ from bentoml_secure.cli.brokering import broker
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.inspecting import inspect
+from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
 from bentoml_secure.cli.sealing import seal_model, sign_model, verify_model
 from bentoml_secure.cli.splitting import split
@@ -56,7 +58,7 @@ def main() -> None:
     """
 
 
-for _command in (split, inspect, verify, endorsements, dev_root, trust):
+for _command in (split, inspect, verify, measure, endorsements, dev_root, trust):
     main.add_command(_command)
 for _command in (sign_model, verify_model, seal_model, broker):
     main.add_command(_command)
