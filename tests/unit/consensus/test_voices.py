@@ -107,7 +107,7 @@ def test_dissenters_are_named_though_they_share_a_voice() -> None:
 def test_a_voice_weighs_what_its_heaviest_replica_does() -> None:
     seats = Seats(members("aab", {"r0": 3.0, "r1": 5.0}), 2)
     assert seats.planned == 6.0
-    assert seats.weigh(["r0", "r1"]) == 5.0
+    assert seats.weigh(["r0", "r1"]) == seats.weigh(["r1", "r0"]) == 5.0
     assert seats.weigh(["r0", "r2"]) == 4.0
     assert not seats.carries(["r0", "r1"])
     assert seats.carries(["r0", "r2"])
@@ -164,6 +164,15 @@ def test_hope_ends_when_pending_voices_cannot_make_a_quorum(
     voices: str, answers: str, quorum: int, hope: bool
 ) -> None:
     assert reachable(outcome(voices, answers, quorum)) is hope
+
+
+def test_hope_counts_a_voice_again_that_may_yet_answer_otherwise() -> None:
+    """Voice a agrees with nobody so far; its other replica may agree with b."""
+    weights = {"r0": 3.0, "r1": 3.0, "r2": 2.5, "r3": 1.0, "r4": 1.5}
+    undecided = outcome("aabcd", "x-y-!", 3, weights=weights)
+    assert undecided.clique == ("r0",)
+    assert reachable(undecided)
+    assert outcome("aabcd", "xyyy!", 3, weights=weights).accepted
 
 
 def test_a_refusal_counts_voices_where_they_differ_from_replicas() -> None:

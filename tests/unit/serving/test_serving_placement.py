@@ -295,6 +295,40 @@ async def test_a_spare_replica_takes_the_place_of_one_that_is_gone(
     await engine.close()
 
 
+async def test_the_voice_of_a_request_is_that_of_the_evidence_in_its_receipt(
+    critical: Ground,
+) -> None:
+    """A replica that moves between two calls keeps what it showed this request."""
+    engine = await engine_on(critical, hosts("a", "b", "c"), {})
+    context = critical.context()
+    await engine.infer(context, feed())
+    pinned = dict(context.pinned)
+    move(engine, 0, 1, platform_id="a")
+    engine.peers[0][2]._give_up("restarted")
+    await engine.infer(context, feed())
+    assert context.pinned == pinned
+    committee = context.infers[1].segments[0].tally.committee
+    assert [member.voice for member in committee] == [
+        "platform a",
+        "platform b",
+        "platform c",
+    ]
+    await context.abandon()
+    await engine.close()
+
+
+async def test_evidence_older_than_the_scenario_allows_seats_nobody(
+    skips: Path,
+) -> None:
+    ground = make_ground(skips / "plan", evidence_max_age_seconds=10)
+    engine = await ground.attested()
+    ground.clock.advance(seconds=9.5)
+    with pytest.raises(QuorumNotReached, match="evidence is 10 s old") as error:
+        await engine.infer(ground.context(), feed())
+    assert len(Tally.from_json(error.value.tally).absent) == 3
+    await engine.close()
+
+
 async def test_readiness_counts_voices_and_places(ground: Ground) -> None:
     engine = await ground.attested()
     # All evidence here names one platform.
