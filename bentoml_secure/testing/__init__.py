@@ -7,6 +7,7 @@ names: they protect nothing.
     receipts       receipts of such a deployment, honest or not
     tampering      what a lying entry or replica could make of them
     faults         replicas of a real deployment that lie from inside
+    dcap_pki       Intel's DCAP from root to quote, for evidence of TDX and SGX
     rogue          a host of replicas that do anything at all
     worked_example the example of docs/receipt-format.md
 """

@@ -96,12 +96,7 @@ def _issue(
 ) -> Issued:
     key = make_key(name)
     signer = issuer.key if issuer else key
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, f"{name}, {MARK}"),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, MARK),
-        ]
-    )
+    subject = _subject(name)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -110,25 +105,38 @@ def _issue(
         .serial_number(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]))
         .not_valid_before(now - _DAY)
         .not_valid_after(until)
-        .add_extension(x509.BasicConstraints(ca, None), critical=True)
-        .add_extension(
-            x509.KeyUsage(not ca, not ca, False, False, False, ca, ca, False, False),
-            critical=True,
-        )
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
-            critical=False,
-        )
     )
+    for one, critical in _extensions(key, signer, ca=ca):
+        builder = builder.add_extension(one, critical=critical)
     if extension is not None:
         builder = builder.add_extension(
             x509.UnrecognizedExtension(_SGX_EXTENSION, extension), critical=False
         )
     certificate = builder.sign(signer, hashes.SHA256(), ecdsa_deterministic=True)
     return Issued(certificate=certificate, key=key)
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{name}, {MARK}"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, MARK),
+        ]
+    )
+
+
+def _extensions(
+    key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey, *, ca: bool
+) -> list[tuple[x509.ExtensionType, bool]]:
+    usage = x509.KeyUsage(not ca, not ca, False, False, False, ca, ca, False, False)
+    subject = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return [
+        (x509.BasicConstraints(ca, None), True),
+        (usage, True),
+        (subject, False),
+        (issuer, False),
+    ]
 
 
 class DcapPki:

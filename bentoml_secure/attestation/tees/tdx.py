@@ -153,40 +153,44 @@ class TdxPolicy:
 def _compare_attributes(got: Mapping[str, Any]) -> Comparison:
     """Compare what no policy may leave out. The library refuses it too, for now."""
     shown = got["td_attributes"]
-    attributes = int.from_bytes(bytes.fromhex(shown), "little")
-    service_tds = got["mr_service_td"] + got.get("cur_service_td_hash", "")
+    bits = int.from_bytes(bytes.fromhex(shown), "little")
     return (
-        compare("debug", not attributes & _DEBUG, got=shown, want="bit 0 clear")
+        compare("debug", not bits & _DEBUG, got=shown, want="bit 0 clear")
         + compare(
             "td_attributes.profiling",
-            not attributes & _PROFILING,
+            not bits & _PROFILING,
             got=shown,
             want="bits 4 to 6 clear",
         )
         + compare(
             "td_attributes.reserved",
-            not attributes & _RESERVED,
+            not bits & _RESERVED,
             got=shown,
             want="reserved bits clear",
         )
         + compare(
             "td_attributes.migratable",
-            not attributes & _MIGRATABLE,
+            not bits & _MIGRATABLE,
             got=shown,
             want="bit 29 clear",
         )
         + compare(
             "td_attributes.sept_ve_disable",
-            bool(attributes & _SEPT_VE_DISABLE),
+            bool(bits & _SEPT_VE_DISABLE),
             got=shown,
             want="bit 28 set",
         )
-        + compare(
-            "mr_service_td",
-            not attributes & _SERVTD_EXT and not service_tds.strip("0"),
-            got=service_tds,
-            want="zero, no service TD bound",
-        )
+        + _compare_service_tds(got, bound=bool(bits & _SERVTD_EXT))
+    )
+
+
+def _compare_service_tds(got: Mapping[str, Any], *, bound: bool) -> Comparison:
+    hashes = got["mr_service_td"] + got.get("cur_service_td_hash", "")
+    return compare(
+        "mr_service_td",
+        not bound and not hashes.strip("0"),
+        got=f"{hashes}, SERVTD_EXT {'set' if bound else 'clear'}",
+        want="zero, no service TD bound",
     )
 
 
