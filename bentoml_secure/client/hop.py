@@ -33,6 +33,7 @@ class SealedHop:
     def __init__(self, session: Session, path: str, *, max_body_bytes: int) -> None:
         self._call = SealedCall.begin(session, f"POST {path}")
         self._path = path
+        self._max_body_bytes = max_body_bytes
         self._max_bytes = sealed_cap(max_body_bytes + MAX_HEAD_BYTES)
 
     def request(self, headers: Mapping[str, str], body: bytes) -> Exchange:
@@ -85,6 +86,10 @@ class SealedHop:
         if inner.status != reply.status:
             raise MalformedInputError(
                 f"{self._path} status: got {reply.status}, want {inner.status}"
+            )
+        if len(inner.body) > self._max_body_bytes:
+            raise MalformedInputError(
+                f"reply: got more than {self._max_body_bytes} bytes, want at most that"
             )
         return Reply(
             status=reply.status, headers=tuple(inner.headers.items()), body=inner.body

@@ -120,11 +120,16 @@ def inner_headers(pairs: list[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return the headers of an HTTP message that belong inside.
 
     Raises:
-        MalformedInputError: One stands twice that cannot be joined.
+        MalformedInputError: One stands twice that cannot be joined; a body that is
+            encoded.
     """
     inner: dict[str, str] = {}
     for raw, value in pairs:
         name = raw.decode("latin-1").lower()
+        if name == "content-encoding" and value.strip().lower() != b"identity":
+            raise MalformedInputError(
+                f"header {name}: got {value!r:.60}, want the body as it is"
+            )
         if name in _NOT_INSIDE:
             continue
         text = value.decode("latin-1").strip()

@@ -32,6 +32,8 @@ from bentoml_secure.scenario import (
     Scenario,
     Scenarios,
 )
+from bentoml_secure.session.identity import Keys
+from bentoml_secure.session.suites import HpkeKeys
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.split.plan import Plan, Runtime, Segment, SegmentFile
 from bentoml_secure.statements import format_time
@@ -88,11 +90,21 @@ def make_plan(segments: int) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """An entry or a runner: its key, its document, what makes its evidence."""
+    """An entry or a runner: its key, its document, what makes its evidence.
+
+    Only a process that answers handshakes has HPKE keys: they are random, and with
+    them its document.
+    """
 
     signing: SigningKey
     document: KeyDocument
     attest: Callable[[bytes], Evidence]
+    hpke: HpkeKeys | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """As a handshake takes them."""
+        return Keys(self.signing, self.hpke, self.document, self.document.digest)
 
     @property
     def name(self) -> str:
@@ -173,7 +185,13 @@ class _Ground:
     platforms: Mapping[str, str]
     recorded: Mapping[str, Evidence]
 
-    def process(self, name: str, role: Role, segment: Digest | None) -> Process:
+    def process(
+        self,
+        name: str,
+        role: Role,
+        segment: Digest | None,
+        hpke: HpkeKeys | None = None,
+    ) -> Process:
         signing = SigningKey(key_of(name))
         document = KeyDocument(
             role=role,
@@ -182,13 +200,15 @@ class _Ground:
             plan=self.plan.digest,
             package=self.package,
             config_digest=self.config_digest,
-            hpke=(),
+            hpke=() if hpke is None else hpke.public,
             ed25519=signing.public.raw.hex(),
             platform=KIND,
             boot_id=hashlib.sha256(name.encode()).hexdigest()[:32],
             not_after=self.now + timedelta(days=7),
         )
-        return Process(signing=signing, document=document, attest=self._attest(name))
+        return Process(
+            signing=signing, document=document, attest=self._attest(name), hpke=hpke
+        )
 
     def _attest(self, name: str) -> Callable[[bytes], Evidence]:
         if name in self.recorded:
@@ -237,6 +257,7 @@ def build_deployment(
     root: bytes | None = None,
     recorded: Mapping[str, Evidence] | None = None,
     independence: Independence = Independence.NONE,
+    sessions: bool = False,
 ) -> Deployment:
     """Make a deployment of ``segments`` times ``replicas`` runners.
 
@@ -250,6 +271,7 @@ def build_deployment(
         root: DER of the root of ``key_of("root")``; a new one by default.
         recorded: Evidence by process name, instead of fresh evidence.
         independence: Of the scenario.
+        sessions: The entry answers handshakes.
     """
     root = root or make_root(key_of("root"), now=now - timedelta(days=30))
     package = package or digest_json("a release")
@@ -286,7 +308,9 @@ def build_deployment(
         plan=ground.plan,
         scenario=scenario,
         config_digest=configuration.digest,
-        entry=ground.process(SERVICE, Role.ENTRY, None),
+        entry=ground.process(
+            SERVICE, Role.ENTRY, None, HpkeKeys.generate() if sessions else None
+        ),
         runners=tuple(
             tuple(
                 ground.process(

@@ -5,24 +5,35 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httpx
 import pytest
 
-from bentoml_secure.attestation.evidence import endorsements_to_json
 from bentoml_secure.client import Answer, AsyncSecureClient, SecureClient
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import Party, Receipt
+from bentoml_secure.session.bodies import (
+    SEALED_TYPE,
+    Answering,
+    RequestOpener,
+    Whole,
+)
+from bentoml_secure.session.handshake import Offered, accept, make_offer
+from bentoml_secure.session.http import Inner, inner_headers
+from bentoml_secure.session.messages import Finish, Hello
+from bentoml_secure.session.responders import Responder, Served, UnknownSessionError
 from bentoml_secure.testing.deployment import Deployment, Process, build_deployment
 from bentoml_secure.testing.receipts import Draft, build_draft
 
 URL = "http://entry.test"
 FEATURES = {"features": [[1.0, 2.0, 3.0, 4.0]]}
-ATTEST = "/bsec/v1/attest"
+HELLO = "/bsec/v1/session/hello"
+FINISH = "/bsec/v1/session/finish"
 RECEIPTS = "/bsec/v1/receipts/"
 
 Answered = tuple[int, list[tuple[str, str]], bytes]
@@ -52,6 +63,8 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
         headers: Of the answer; those of the draft's receipt unless changed.
         replies: By path, in place of what an entry says; an exception is raised.
         seen: All requests.
+        asked: Those to an API, as they stood inside the seal.
+        sealing: How an API's answer is sealed; the truth unless changed.
     """
 
     draft: Draft
@@ -62,6 +75,10 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
     body: bytes
     replies: dict[str, Answered | Exception] = field(default_factory=dict)
     seen: list[httpx.Request] = field(default_factory=list)
+    asked: list[Inner] = field(default_factory=list)
+    sealing: Callable[[Answering, Answered], Answered] | None = None
+    offered: dict[bytes, Offered] = field(default_factory=dict)
+    sessions: dict[bytes, Served] = field(default_factory=dict)
 
     @classmethod
     def of(cls, draft: Draft, bundle: Bundle | None = None) -> FakeService:
@@ -99,22 +116,83 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
         path = request.url.path
         if path in self.replies:
             return self.replies[path]
-        if path == ATTEST:
-            return 200, [], json.dumps(self.attestation()).encode()
+        if path == HELLO:
+            return 200, [], json.dumps(self.hello(request)).encode()
+        if path == FINISH:
+            return 200, [], json.dumps(self.finish(request)).encode()
         if path.startswith(RECEIPTS):
             bundle = self.bundles.pop(0) if len(self.bundles) > 1 else self.bundles[0]
             return 200, [], json.dumps(bundle.to_json()).encode()
         assert path == "/diagnose"
-        return 200, [("content-type", "application/json"), *self.headers], self.body
+        return self.answer(request)
 
-    def attestation(self) -> dict[str, Any]:
+    def hello(self, request: httpx.Request) -> Any:
         digest = entry_of(self.attested).evidence
         record = next(r for r in self.attested.evidence if r.digest == digest)
-        return {
-            "key_document": self.process.document.to_json(),
-            "evidence": record.evidence.to_json(),
-            "endorsements": endorsements_to_json(record.endorsements),
-        }
+        offered = make_offer(
+            Hello.from_json(json.loads(request.content)),
+            self.process.keys,
+            record,
+            secrets.token_bytes(32),
+            self.draft.deployment.now,
+        )
+        self.offered[offered.offer.nonce] = offered
+        return offered.offer.to_json()
+
+    def finish(self, request: httpx.Request) -> Any:
+        finish = Finish.from_json(json.loads(request.content))
+        session, confirm = accept(
+            self.offered.pop(finish.nonce),
+            finish,
+            lambda _: None,
+            now=self.draft.deployment.now,
+            max_age_seconds=300,
+        )
+        self.sessions[session.secrets.session_id] = Served(session, 100)
+        return confirm
+
+    def find(self, session_id: bytes) -> Served:
+        """As a responder does."""
+        if session_id not in self.sessions:
+            raise UnknownSessionError("none")
+        return self.sessions[session_id]
+
+    def answer(self, request: httpx.Request) -> Answered:
+        whole: list[Whole] = []
+
+        def begin(length: int) -> Whole:
+            whole.append(Whole(length))
+            return whole[0]
+
+        opener = RequestOpener(
+            cast(Responder, self),
+            f"POST {request.url.path}",
+            len(request.content),
+            begin,
+        )
+        try:
+            opener.feed(request.content)
+        except UnknownSessionError:
+            error = {"code": "unknown-session", "message": "none"}
+            return 401, [], json.dumps({"error": error}).encode()
+        answering = opener.finish()
+        self.asked.append(Inner.decode(whole[0].result(), is_answer=False))
+        said: Answered = (
+            200,
+            [("content-type", "application/json"), *self.headers],
+            self.body,
+        )
+        return (self.sealing or sealed)(answering, said)
+
+
+def sealed(answering: Answering, said: Answered) -> Answered:
+    """Return an answer as an entry seals it."""
+    status, headers, body = said
+    pairs = [(name.encode(), value.encode()) for name, value in headers]
+    inner = Inner(headers=inner_headers(pairs), body=body, status=status)
+    message = b"".join(inner.encode())
+    made = answering.seal(status, (message,), (len(message),))
+    return status, [("content-type", SEALED_TYPE)], b"".join(made.pieces)
 
 
 @dataclass(slots=True)
@@ -130,6 +208,8 @@ def script(draft: Draft, calls: int = 8) -> Callable[[int], bytes]:
     drawn: Iterator[bytes] = iter(
         [
             bytes.fromhex(entry_of(draft).evidence_nonce),
+            # The session's master secret.
+            b"m" * 32,
             *[bytes.fromhex(draft.receipt.client_nonce), draft.salt] * calls,
         ]
     )
@@ -185,7 +265,7 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 @pytest.fixture(scope="session")
 def deployment() -> Deployment:
-    return build_deployment()
+    return build_deployment(sessions=True)
 
 
 @pytest.fixture(scope="session")

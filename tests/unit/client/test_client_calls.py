@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,22 +15,32 @@ import pytest
 
 from bentoml_secure.client import AsyncSecureClient, SecureClient
 from bentoml_secure.digest import digest_json
-from bentoml_secure.errors import ConfigurationError, ReceiptError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    ReceiptError,
+    VerificationError,
+)
 from bentoml_secure.receipts.opening import Opening
 from bentoml_secure.receipts.trust import write_trust
 from bentoml_secure.receipts.verify import State, verify_bundle
+from bentoml_secure.session.bodies import Answering
+from bentoml_secure.session.responders import UnknownSessionError
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
 from tests.unit.client.conftest import (
-    ATTEST,
     FEATURES,
+    FINISH,
+    HELLO,
     RECEIPTS,
     URL,
+    Answered,
     Call,
     Clock,
     FakeService,
     entry_of,
     script,
+    sealed,
 )
 
 
@@ -59,26 +72,34 @@ def test_the_entry_is_attested_before_anything_is_sent(
     call: Call, service: FakeService, draft: Draft
 ) -> None:
     call(service, wait_seconds=2.5)
-    attest, ask, fetch = service.seen
+    hello, finish, ask, fetch = service.seen
     assert service.paths == [
-        ATTEST,
+        HELLO,
+        FINISH,
         "/diagnose",
         f"{RECEIPTS}{draft.receipt.receipt_id}",
     ]
-    assert b"features" not in attest.content
-    assert ask.headers["bsec-nonce"] == draft.receipt.client_nonce
-    assert ask.headers["bsec-root-salt"] == draft.salt.hex()
-    assert ask.headers["bsec-evidence-nonce"] == entry_of(draft).evidence_nonce
-    assert "bsec-scenario" not in ask.headers
+    assert json.loads(hello.content)["nonce"] == entry_of(draft).evidence_nonce
+    for request in (hello, finish, ask):
+        sent = request.content + repr(request.headers).encode()
+        assert b"features" not in sent
+        assert draft.salt.hex().encode() not in sent
+        assert draft.receipt.client_nonce.encode() not in sent
+    assert not [name for name in ask.headers if name.startswith("bsec-")]
     assert ask.headers["accept-encoding"] == "identity"
-    assert ask.content == draft.request
+    (inner,) = service.asked
+    assert inner.headers["bsec-nonce"] == draft.receipt.client_nonce
+    assert inner.headers["bsec-root-salt"] == draft.salt.hex()
+    assert "bsec-scenario" not in inner.headers
+    assert inner.body == draft.request
     assert fetch.url.params["wait"] == "2.5"
 
 
 def test_a_scenario_is_asked_for_by_name(call: Call, service: FakeService) -> None:
     call(service, scenario="general", headers={"authorization": "Bearer t"})
-    assert service.seen[1].headers["bsec-scenario"] == "general"
-    assert service.seen[1].headers["authorization"] == "Bearer t"
+    assert service.asked[0].headers["bsec-scenario"] == "general"
+    # An ingress reads it, and so it stands outside the seal.
+    assert service.seen[2].headers["authorization"] == "Bearer t"
 
 
 def test_the_bundle_can_be_judged_again_offline(
@@ -114,7 +135,7 @@ def test_bytes_are_asked_and_answered_as_they_are(
             "/diagnose", service.draft.request, "application/octet-stream"
         )
     assert answer.value == service.draft.response
-    assert service.seen[1].headers["content-type"] == "application/octet-stream"
+    assert service.asked[0].headers["content-type"] == "application/octet-stream"
 
 
 def test_simulated_evidence_is_warned_of_once(
@@ -140,7 +161,7 @@ class TestEvidenceBetweenCalls:
             client.attest()
             client.call("diagnose", FEATURES)
             client.call("diagnose", FEATURES)
-        assert service.paths.count(ATTEST) == 1
+        assert service.paths.count(HELLO) == 1
 
     def test_it_is_asked_for_anew_at_a_quarter_of_its_age(
         self, service: FakeService, deployment: Deployment
@@ -158,7 +179,7 @@ class TestEvidenceBetweenCalls:
             for seconds, asked in ((0, 1), (74, 1), (75, 2), (76, 2)):
                 clock.now = deployment.now + timedelta(seconds=seconds)
                 client.attest()
-                assert service.paths.count(ATTEST) == asked
+                assert service.paths.count(HELLO) == asked
 
     def test_it_is_asked_for_anew_after_a_failure(
         self, service: FakeService, deployment: Deployment
@@ -166,8 +187,8 @@ class TestEvidenceBetweenCalls:
         drawn = script(service.draft, 1)
         nonce = bytes.fromhex(entry_of(service.draft).evidence_nonce)
         again = script(service.draft, 1)
-        draws = [drawn(32), drawn(32), drawn(32), again(32), again(32), again(32)]
-        assert draws[0] == draws[3] == nonce
+        draws = [draw(32) for draw in (drawn, again) for _ in range(4)]
+        assert draws[0] == draws[4] == nonce
         honest, service.body = service.body, b"{}"
         with SecureClient(
             URL,
@@ -180,7 +201,7 @@ class TestEvidenceBetweenCalls:
                 client.call("diagnose", FEATURES)
             service.body = honest
             assert client.call("diagnose", FEATURES).value == {"malignant": [0.25]}
-        assert service.paths.count(ATTEST) == 2
+        assert service.paths.count(HELLO) == 2
 
 
 class TestProvisional:
@@ -275,3 +296,81 @@ def test_importing_it_imports_no_bentoml() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+class TestTheSession:
+    def test_one_that_the_entry_lost_is_followed_once(
+        self, service: FakeService, deployment: Deployment
+    ) -> None:
+        """It was restarted between two calls: evidence anew, and the call again."""
+        draws = _draws(service)
+        with SecureClient(
+            URL,
+            deployment.trust,
+            transport=service,
+            clock=Clock(deployment.now),
+            random_bytes=lambda length: draws.pop(0),
+        ) as client:
+            client.attest()
+            service.sessions.clear()
+            # The call's own nonce and salt, then a handshake, then new ones.
+            draws[:] = [b"x" * 32, b"y" * 32, *_draws(service)]
+            assert client.call("diagnose", FEATURES).value == {"malignant": [0.25]}
+        assert service.paths.count(HELLO) == 2
+        assert service.paths.count("/diagnose") == 2
+
+    def test_one_that_is_lost_again_is_an_error(
+        self, service: FakeService, deployment: Deployment
+    ) -> None:
+        error = {"error": {"code": "unknown-session", "message": "none"}}
+        service.replies["/diagnose"] = (401, [], json.dumps(error).encode())
+        with (
+            SecureClient(
+                URL,
+                deployment.trust,
+                transport=service,
+                clock=Clock(deployment.now),
+                random_bytes=_endless(service),
+            ) as client,
+            pytest.raises(UnknownSessionError, match="has no such session") as caught,
+        ):
+            client.call("diagnose", FEATURES)
+        assert service.paths.count("/diagnose") == 2
+        # How far it came, step by step.
+        assert [note.rpartition(": ")[2] for note in caught.value.__notes__][-1] == (
+            "FAILED"
+        )
+
+    @pytest.mark.parametrize("part", ["status", "body", "key"])
+    def test_an_answer_that_does_not_open_is_an_error(
+        self, call: Call, service: FakeService, part: str
+    ) -> None:
+        def altered(answering: Answering, said: Answered) -> Answered:
+            status, headers, body = sealed(answering, said)
+            if part == "status":
+                return 201, headers, body
+            at = -1 if part == "body" else 0
+            flipped = bytearray(body)
+            flipped[at] ^= 1
+            return status, headers, bytes(flipped)
+
+        service.sealing = altered
+        with pytest.raises(VerificationError, match="chunk 0 is not authentic"):
+            call(service)
+
+    def test_an_answer_in_the_clear_is_an_error(
+        self, call: Call, service: FakeService
+    ) -> None:
+        service.sealing = lambda answering, said: said
+        with pytest.raises(MalformedInputError, match="the answer is not sealed"):
+            call(service)
+
+
+def _draws(service: FakeService) -> list[bytes]:
+    draw = script(service.draft, 1)
+    return [draw(32) for _ in range(4)]
+
+
+def _endless(service: FakeService) -> Callable[[int], bytes]:
+    draws = itertools.cycle([_draws(service)[0], *[b"z" * 32] * 3])
+    return lambda length: next(draws)

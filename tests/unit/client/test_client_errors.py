@@ -21,8 +21,8 @@ from bentoml_secure.errors import (
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Draft
 from tests.unit.client.conftest import (
-    ATTEST,
     FEATURES,
+    HELLO,
     RECEIPTS,
     URL,
     Call,
@@ -79,7 +79,7 @@ def test_an_unknown_receipt_is_a_refusal(
         call(service)
 
 
-@pytest.mark.parametrize("path", [ATTEST, "/diagnose"])
+@pytest.mark.parametrize("path", [HELLO, "/diagnose"])
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -121,9 +121,7 @@ JSON = st.recursive(
 )
 
 
-@given(
-    path=st.sampled_from([ATTEST, "/diagnose", RECEIPTS]), reply=JSON, data=st.data()
-)
+@given(path=st.sampled_from([HELLO, "/diagnose", RECEIPTS]), reply=JSON, data=st.data())
 def test_replies_of_any_json_raise_only_secure_errors(
     draft: Draft, path: str, reply: object, data: st.DataObject
 ) -> None:
@@ -190,7 +188,7 @@ class TestArguments:
     def test_a_prefix_of_the_url_is_kept(
         self, service: FakeService, deployment: Deployment
     ) -> None:
-        service.replies[f"/prefix{ATTEST}"] = refusal(400, code="seen", message="here")
+        service.replies[f"/prefix{HELLO}"] = refusal(400, code="seen", message="here")
         with (
             SecureClient(f"{URL}/prefix/", deployment.trust, transport=service) as c,
             pytest.raises(ConfigurationError, match="seen: here"),

@@ -19,6 +19,8 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.receipt import ENTRY
 from bentoml_secure.scenario import Scenario
+from bentoml_secure.session.bodies import SEALED_TYPE, Answering
+from bentoml_secure.session.http import Inner
 from bentoml_secure.signing import SigningKey, sign
 from bentoml_secure.statements import INTOTO_TYPE
 from bentoml_secure.testing.deployment import (
@@ -30,8 +32,10 @@ from bentoml_secure.testing.deployment import (
 )
 from bentoml_secure.testing.receipts import Draft, build_draft
 from tests.unit.client.conftest import (
-    ATTEST,
+    FINISH,
+    HELLO,
     RECEIPTS,
+    Answered,
     Call,
     Clock,
     FakeService,
@@ -50,11 +54,13 @@ class TestEntry:
     def refused(self, call: Call, service: FakeService, **given: Any) -> set[str]:
         with pytest.raises(PolicyRejected, match=r"key document|entry") as caught:
             call(service, **given)
-        assert service.paths == [ATTEST]
+        assert service.paths == [HELLO]
         return fields(caught.value.findings)
 
     def test_of_another_deployment(self, call: Call, service: FakeService) -> None:
-        other = build_deployment(segments=1, package=digest_json("another release"))
+        other = build_deployment(
+            sessions=True, segments=1, package=digest_json("another release")
+        )
         trust = dataclasses.replace(other.trust, policy=service.draft.deployment.policy)
         trusted = dataclasses.replace(other, trust=trust)
         names = self.refused(call, service, deployment=trusted)
@@ -62,8 +68,10 @@ class TestEntry:
 
     def test_under_another_root(self, call: Call) -> None:
         root = make_root(key_of("root"), now=NOW - timedelta(days=3))
-        service = FakeService.of(build_draft(build_deployment(root=root)))
-        names = self.refused(call, service, deployment=build_deployment())
+        service = FakeService.of(
+            build_draft(build_deployment(sessions=True, root=root))
+        )
+        names = self.refused(call, service, deployment=build_deployment(sessions=True))
         assert names == {"root"}
 
     def test_with_a_runner_s_keys(
@@ -132,11 +140,19 @@ class TestHeaders:
         del service.headers[index]
         with pytest.raises(ReceiptError, match="without a receipt"):
             call(service)
-        assert service.paths == [ATTEST, "/diagnose"]
+        assert service.paths == [HELLO, FINISH, "/diagnose"]
 
     def test_that_stand_twice(self, call: Call, service: FakeService) -> None:
-        service.headers.append(service.headers[0])
-        with pytest.raises(ReceiptError, match="bsec-receipt-id: stands 2 times"):
+        def twice(answering: Answering, said: Answered) -> Answered:
+            status, headers, body = said
+            head, rest = Inner(headers=dict(headers), body=body, status=status).encode()
+            doubled = head[4:].replace(b'{"bsec', b'{"bsec-receipt-id":"","bsec', 1)
+            message = len(doubled).to_bytes(4, "big") + doubled + rest
+            made = answering.seal(status, (message,), (len(message),))
+            return status, [("content-type", SEALED_TYPE)], b"".join(made.pieces)
+
+        service.sealing = twice
+        with pytest.raises(MalformedInputError, match="a key stands twice"):
             call(service)
 
     def test_that_lead_to_another_path(self, call: Call, service: FakeService) -> None:
@@ -277,7 +293,7 @@ def receipt_path(service: FakeService) -> str:
 
 
 class TestReplies:
-    @pytest.mark.parametrize("where", [lambda _: ATTEST, receipt_path])
+    @pytest.mark.parametrize("where", [lambda _: HELLO, receipt_path])
     @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000])
     def test_that_do_not_parse(
         self,
@@ -287,7 +303,7 @@ class TestReplies:
         body: bytes,
     ) -> None:
         service.replies[where(service)] = (200, [], body)
-        with pytest.raises(MalformedInputError, match=r"attestation|receipts|bundle"):
+        with pytest.raises(MalformedInputError, match=r"session|receipts|bundle"):
             call(service)
 
     def test_that_are_larger_than_allowed(
@@ -303,10 +319,10 @@ class TestReplies:
         service.replies["/diagnose"] = (307, elsewhere, b"")
         with pytest.raises(MalformedInputError, match="redirects are not followed"):
             call(service)
-        assert service.paths == [ATTEST, "/diagnose"]
+        assert service.paths == [HELLO, FINISH, "/diagnose"]
 
     def test_that_are_encoded(self, call: Call, service: FakeService) -> None:
-        service.headers.append(("content-encoding", "gzip"))
+        service.replies["/diagnose"] = (200, [("content-encoding", "gzip")], b"")
         with pytest.raises(MalformedInputError, match="content-encoding 'gzip'"):
             call(service)
 
