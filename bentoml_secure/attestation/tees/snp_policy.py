@@ -291,7 +291,9 @@ def _read_levels(table: Mapping[str, Any], key: str, what: str) -> Levels | Unch
     value = table.get(key, {"unchecked": f"the policy sets no {key}"})
     what = f"{what} {key}"
     if isinstance(value, Mapping) and "unchecked" in value:
-        return _read_unchecked(value, what)
+        reason = read_references(value, what=what, pattern=_ABI, form="level")
+        if isinstance(reason, Unchecked):
+            return reason
     levels = require_known(value, frozenset({*LEVELS, FMC}), what=what)
     if missing := [name for name in LEVELS if name not in levels]:
         raise ConfigurationError(f"{what}: {missing[0]} is missing.")
@@ -306,19 +308,13 @@ def _read_abi(table: Mapping[str, Any], what: str) -> tuple[int, int] | Unchecke
     value = table.get("min_abi", {"unchecked": "the policy sets no min_abi"})
     what = f"{what} min_abi"
     if isinstance(value, Mapping):
-        return _read_unchecked(value, what)
+        reason = read_references(value, what=what, pattern=_ABI, form="version")
+        if isinstance(reason, Unchecked):
+            return reason
     if not isinstance(value, str) or not _ABI.fullmatch(value):
         raise ConfigurationError(f'{what}: got {value!r:.60}, want such as "1.55".')
     major, minor = map(int, value.split("."))
     return major, minor
-
-
-def _read_unchecked(value: object, what: str) -> Unchecked:
-    # A mapping reads as nothing else.
-    read = read_references(value, what=what, pattern=_ABI, form="reason")
-    if not isinstance(read, Unchecked):
-        raise ConfigurationError(f'{what}: want {{ unchecked = "why" }}.')
-    return read
 
 
 def _read_integer(value: object, *, what: str, most: int) -> int:

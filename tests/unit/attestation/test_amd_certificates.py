@@ -205,6 +205,23 @@ class TestMalformed:
             ):
                 verify(pki, tuple(given.values()))
 
+    def test_edits_of_a_revocation_list_are_never_accepted(self, pki: AmdPki) -> None:
+        good = pki.issue_crl([1])
+        for at in range(0, len(good), 3):
+            hurt = bytearray(good)
+            hurt[at] ^= 1 << at % 8
+            try:
+                claims = verify(pki, (*pki.endorsements(), bytes(hurt)))
+            except (CheckFailedError, MalformedInputError):
+                continue
+            # Another issuer's by its name, and so none.
+            assert not claims.claims["revocation_checked"]
+
+    def test_a_revocation_list_of_broken_extensions(self, pki: AmdPki) -> None:
+        broken = x509.UnrecognizedExtension(x509.CRLNumber.oid, b"\xff")
+        crl = pki.issue_crl(extension=broken)
+        self.refused(crl, "AMD revocation list does not parse")
+
     def test_truncated(self, pki: AmdPki) -> None:
         self.refused(pki.vcek[:-1], "AMD certificate does not parse")
         self.refused(pem(pki.vcek[:-1]), "AMD certificate does not parse")

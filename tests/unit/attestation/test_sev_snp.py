@@ -151,6 +151,11 @@ class TestGood:
         report = pki.sign_report(cpuid=bytes([0x19, 0xA0, 2]))
         assert verify(pki, report).claims["product"] == "Genoa"
 
+    def test_the_development_root_attests(self, pki: AmdPki) -> None:
+        evidence = pki.attest(REPORT_DATA)
+        assert evidence.kind == "sev-snp"
+        assert verify(pki, evidence.blob) == verify(pki)
+
     def test_zeros_after_the_report(self, pki: AmdPki) -> None:
         assert verify(pki, pki.sign_report(REPORT_DATA) + bytes(100)) == verify(pki)
 
