@@ -187,6 +187,9 @@ def _read(der: bytes) -> _Certificate:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise ValueError(f"{len(der)} bytes, want at most {MAX_CERTIFICATE_BYTES}")
     certificate = x509.load_der_x509_certificate(der)
+    # Parsers let the count of unused bits vary; a certificate has one spelling here.
+    if not der.endswith(b"\0" + certificate.signature):
+        raise ValueError("its signature leaves bits unused")
     key = certificate.public_key()
     if not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
         raise ValueError("its key is neither RSA nor ECC")
