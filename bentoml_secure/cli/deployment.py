@@ -124,6 +124,7 @@ def _trust_file(
         scenarios=served,
         policy=policy,
         minimum_quorum=minimum_quorum or least.quorum,
+        independence=least.independence,
     )
 
 

@@ -8,6 +8,12 @@ from typing import Any
 
 Claims = Mapping[str, Any]
 
+_APART = {
+    "none": "",
+    "platform": ", on as many platforms",
+    "vendor": ", under as many vendors",
+}
+
 
 def receipt_lines(claims: Claims) -> list[str]:
     """Return what an accepted receipt says, the most telling first.
@@ -22,8 +28,8 @@ def receipt_lines(claims: Claims) -> list[str]:
         f"{claims['service']} answered {claims['api']} with status {claims['status']}",
         f"  from {claims['started_at']} to {claims['issued_at']}",
         f"scenario {scenario['name']}: at least {claims['quorum']} of"
-        f" {claims['replicas']} replicas agree, for each of {claims['segments']}"
-        " segments",
+        f" {claims['replicas']} replicas agree{_APART[claims['independence']]}, for"
+        f" each of {claims['segments']} segments",
         f"  {scenario['digest']}",
         f"plan {claims['plan_digest']}",
         f"configuration {claims['config_digest']}",

@@ -11,7 +11,7 @@ from bentoml_secure.attestation.appraisal import parse_policy
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.digest import canonical_json
 from bentoml_secure.receipts.trust import parse_trust
-from bentoml_secure.scenario import Configuration, parse_scenarios
+from bentoml_secure.scenario import Configuration, Independence, parse_scenarios
 from bentoml_secure.testing.deployment import make_plan
 from tests.unit.cli.conftest import Run
 
@@ -99,6 +99,21 @@ def test_trust_holds_the_digests_of_the_deployment(run: Run, owned: Path) -> Non
     # What is below the service's minimum is never served, nor trusted.
     assert trust.scenarios == {
         name: scenarios.by_name[name].digest for name in ("critical", "general")
+    }
+
+
+def test_trust_asks_for_the_independence_of_the_minimum(run: Run, owned: Path) -> None:
+    assert (
+        parse_trust(run(*trust_arguments(owned)).stdout.encode()).independence
+        is Independence.NONE
+    )
+    strict = SCENARIOS.replace("quorum = 2", 'quorum = 2\nindependence = "platform"')
+    (owned / "scenarios.toml").write_text(strict)
+    trust = parse_trust(run(*trust_arguments(owned)).stdout.encode())
+    assert trust.independence is Independence.PLATFORM
+    # Critical has the larger quorum, but of replicas that may share a host.
+    assert trust.scenarios == {
+        "general": parse_scenarios(strict.encode()).by_name["general"].digest
     }
 
 

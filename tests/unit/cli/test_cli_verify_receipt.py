@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bentoml_secure.scenario import Independence
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.tensors import encode
-from bentoml_secure.testing.deployment import Deployment
+from bentoml_secure.testing.deployment import Deployment, build_deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
 from tests.unit.cli.conftest import Run, Write
 
@@ -31,6 +32,28 @@ def test_an_honest_receipt_is_accepted(
     assert f"receipt {draft.receipt.receipt_id}" in result.stdout
     assert "not checked: opening" in result.stdout
     assert "attested: 7 parties on 7 platforms" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("independence", "said"),
+    [
+        (Independence.NONE, "at least 2 of 3 replicas agree, for each of 2 segments"),
+        (
+            Independence.PLATFORM,
+            "at least 2 of 3 replicas agree, on as many platforms, for each of 2",
+        ),
+    ],
+)
+def test_what_a_quorum_is_made_of_is_said(
+    run: Run, write: Write, tmp_path: Path, independence: Independence, said: str
+) -> None:
+    deployment = build_deployment(independence=independence)
+    trust = tmp_path / "trust-of-it.toml"
+    trust.write_text(deployment.trust_file)
+    file = write(build_draft(deployment).bundle())
+    result = run("verify", "receipt", file, "--trust", trust)
+    assert result.exit_code == 0
+    assert said in result.stdout
 
 
 def test_liars_and_the_dead_are_named(
