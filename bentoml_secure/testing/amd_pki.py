@@ -289,15 +289,26 @@ class AmdPki:
             signing_key: Signs it, by default the chip's.
             fields: Of ``FIELDS``, in place of the chip's own.
         """
+        values = self._report_fields(version, key) | fields
+        values["report_data"] = report_data
+        empty = {name: b"" if form[-1] == "s" else 0 for name, form in FIELDS}
+        report = LAYOUT.pack(*(empty | values).values())
+        if "signature" in fields:
+            return report
+        signed = report[:SIGNED_BYTES]
+        signer = signing_key or self.leaf_key
+        signature = encode_signature(signer.sign(signed, ec.ECDSA(SHA384())))
+        return signed + signature.ljust(len(report) - SIGNED_BYTES, b"\0")
+
+    def _report_fields(self, version: int, key: SigningKey) -> dict[str, Any]:
         chip_id = self.hwid if key is SigningKey.VCEK else b""
         tcb = encode_tcb(self.tcb)
-        values = {
+        return {
             "version": version,
             "policy": POLICY,
             "signature_algorithm": ECDSA_P384_SHA384,
             "platform_info": 1,
             "key_info": _KEY_NUMBERS[key] << 2,
-            "report_data": report_data,
             "measurement": MEASUREMENT,
             "report_id": hashlib.sha256(self.hwid).digest(),
             "report_id_ma": b"\xff" * 32,
@@ -309,15 +320,7 @@ class AmdPki:
             "launch_tcb": tcb,
             "current_version": bytes([21, 55, 1]),
             "committed_version": bytes([21, 55, 1]),
-        } | fields
-        empty = {name: b"" if form[-1] == "s" else 0 for name, form in FIELDS}
-        report = LAYOUT.pack(*(empty | values).values())
-        if "signature" in fields:
-            return report
-        signed = report[:SIGNED_BYTES]
-        signer = signing_key or self.leaf_key
-        signature = encode_signature(signer.sign(signed, ec.ECDSA(SHA384())))
-        return signed + signature.ljust(len(report) - SIGNED_BYTES, b"\0")
+        }
 
     def attest(self, report_data: bytes) -> Evidence:
         """Return evidence over 64 bytes, under the VCEK."""

@@ -102,15 +102,8 @@ def verify_amd_chain(
         MissingEndorsementError: No ASK or ASVK at all was given, or no ARK.
         CheckFailedError: A certificate or revocation list does not hold.
     """
-    signer = _issuer_of(leaf, endorsements.signers, _SIGNER_OF[leaf.role])
-    if signer is None:
-        raise _missing(_SIGNER_OF[leaf.role], leaf)
     known = {**development_roots, **AMD_ROOTS}
-    # Namesakes of a pinned root may have its key, and come after it.
-    roots = sorted(endorsements.roots, key=lambda root: root.digest not in known)
-    root = _issuer_of(signer, roots, Role.ARK)
-    if root is None:
-        raise _missing(Role.ARK, leaf)
+    signer, root = _issuers(leaf, endorsements, known)
     # 1. The root is one of those that are known.
     digest = root.digest
     require("ark.pinned", digest in known, got=digest, want=one_of(tuple(known)))
@@ -136,6 +129,20 @@ def verify_amd_chain(
         revocation_checked=bool(crls),
         expires_at=min(end for end in ends if end is not None),
     )
+
+
+def _issuers(
+    leaf: Leaf, endorsements: AmdEndorsements, known: Mapping[Digest, Product]
+) -> tuple[Issuer, Issuer]:
+    signer = _issuer_of(leaf, endorsements.signers, _SIGNER_OF[leaf.role])
+    if signer is None:
+        raise _missing(_SIGNER_OF[leaf.role], leaf)
+    # Namesakes of a pinned root may have its key, and come after it.
+    roots = sorted(endorsements.roots, key=lambda root: root.digest not in known)
+    root = _issuer_of(signer, roots, Role.ARK)
+    if root is None:
+        raise _missing(Role.ARK, leaf)
+    return signer, root
 
 
 def _issuer_of(

@@ -114,22 +114,21 @@ class AzSnpVtpm:
         """
         require("kind", evidence.kind == KIND, got=evidence.kind, want=KIND)
         got = parse_az_evidence(evidence.blob)
-        hcl_report = got.hcl_report
         # 1. AMD's chip signed the report.
         verified = verify_snp_report(
-            hcl_report.report,
+            got.hcl_report.report,
             (*endorsements, got.vcek),
             now=now,
             development_roots=self._roots,
         )
         # 2. The paravisor asked for it, over its runtime data: a guest at a lower
         # level can ask for one over keys of its own.
-        _require_paravisor(hcl_report)
+        _require_paravisor(got.hcl_report)
         # 3. The key in there signed the quote, over these registers.
         quote = verify_quote(
             got.message,
             got.signature,
-            hcl_report.attestation_key,
+            got.hcl_report.attestation_key,
             got.pcrs,
             raw_signature=True,
         )

@@ -82,8 +82,27 @@ def parse_hcl_report(data: bytes) -> HclReport:
         raise MalformedInputError(
             f"{_WHAT}: got {magic!r} version {version}, want {_MAGIC!r} version 1 or 2"
         )
-    request = _HEADER.size + REPORT_BYTES
-    report_type, hash_type, length = _REQUEST.unpack_from(data, request)
+    runtime_data = _runtime_data(data)
+    runtime = parse_json(runtime_data, what="runtime data", max_bytes=MAX_HCL_BYTES)
+    if not isinstance(runtime, dict):
+        raise MalformedInputError("runtime data: want an object")
+    configuration = runtime.get("vm-configuration", {})
+    user_data = runtime.get("user-data", "")
+    if not isinstance(configuration, dict) or not isinstance(user_data, str):
+        raise MalformedInputError("runtime data: want vm-configuration and user-data")
+    return HclReport(
+        report=parse_report(data[_HEADER.size : _HEADER.size + REPORT_BYTES]),
+        runtime_data=runtime_data,
+        attestation_key=_attestation_key(runtime.get("keys")),
+        vm_configuration=configuration,
+        user_data=user_data,
+    )
+
+
+def _runtime_data(data: bytes) -> bytes:
+    report_type, hash_type, length = _REQUEST.unpack_from(
+        data, _HEADER.size + REPORT_BYTES
+    )
     if (report_type, hash_type) != (SNP, SHA256):
         raise MalformedInputError(
             f"{_WHAT}: got report type {report_type} and hash type {hash_type},"
@@ -94,20 +113,7 @@ def parse_hcl_report(data: bytes) -> HclReport:
         raise MalformedInputError(
             f"{_WHAT}: want {length} bytes of runtime data, and nothing but zeros after"
         )
-    runtime = parse_json(runtime_data, what="runtime data", max_bytes=MAX_HCL_BYTES)
-    if not isinstance(runtime, dict):
-        raise MalformedInputError("runtime data: want an object")
-    configuration = runtime.get("vm-configuration", {})
-    user_data = runtime.get("user-data", "")
-    if not isinstance(configuration, dict) or not isinstance(user_data, str):
-        raise MalformedInputError("runtime data: want vm-configuration and user-data")
-    return HclReport(
-        report=parse_report(data[_HEADER.size : request]),
-        runtime_data=runtime_data,
-        attestation_key=_attestation_key(runtime.get("keys")),
-        vm_configuration=configuration,
-        user_data=user_data,
-    )
+    return runtime_data
 
 
 def _attestation_key(keys: object) -> RSAPublicKey:

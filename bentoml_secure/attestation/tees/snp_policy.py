@@ -272,19 +272,23 @@ def parse_snp_policy(table: Mapping[str, Any], *, what: str) -> SnpPolicy:
         max_vmpl=_read_integer(
             table.get("max_vmpl", 0), what=f"{what} max_vmpl", most=MAX_VMPL
         ),
-        flags={
-            key: read_list(
-                table[key],
-                what=f"{what} {key}",
-                pattern=re.compile("|".join(bits)),
-                form=f"name: {', '.join(bits)}",
-            )
-            if key in table
-            else ()
-            for key, bits in _FLAGS.items()
-        },
+        flags=_read_flags(table, what),
         require_crl=_read_boolean(table, "require_crl", what),
     )
+
+
+def _read_flags(table: Mapping[str, Any], what: str) -> dict[str, tuple[str, ...]]:
+    return {
+        key: read_list(
+            table[key],
+            what=f"{what} {key}",
+            pattern=re.compile("|".join(bits)),
+            form=f"name: {', '.join(bits)}",
+        )
+        if key in table
+        else ()
+        for key, bits in _FLAGS.items()
+    }
 
 
 def _read_levels(table: Mapping[str, Any], key: str, what: str) -> Levels | Unchecked:
