@@ -88,7 +88,7 @@ _PROTECTED_PCIE, _FEATURE_FLAG = 21, 36
 _DRIVER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){1,3}")
 _VBIOS_BYTES = 8
 _PEM = re.compile(
-    r"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*"
+    r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----[\r\n]*"
 )
 _FWID_EXTENSION = x509.ObjectIdentifier("2.23.133.5.4.1")
 _FWID_HEADER = bytes.fromhex("06096086480165030402020430")
@@ -342,7 +342,7 @@ def _parse_device(entry: object, *, what: str) -> _Device:
 def _parse_chain(value: object, *, what: str) -> tuple[Certificate, ...]:
     data = decode_base64(value, what=what, max_bytes=MAX_CHAIN_BYTES)
     # No match begins with less than a whole certificate, and each ends at its own.
-    text, at, ders = data.decode("latin-1"), 0, []
+    text, at, ders = data.decode("latin-1").strip("\r\n\t \0"), 0, []
     while match := _PEM.match(text, at):
         lines = match.group(1).split()
         try:

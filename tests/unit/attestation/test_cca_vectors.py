@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cbor2
 import pytest
 from click.testing import CliRunner, Result
 
@@ -71,17 +70,14 @@ def test_another_cpak(token: bytes) -> None:
 
 
 def test_every_byte_is_covered(token: bytes, cpak: bytes) -> None:
-    # The tag and the map around the tokens are nobody's, their form is all there is.
     for place in range(0, len(token), 5):
         hurt = bytearray(token)
         hurt[place] ^= 1 << (place % 8)
-        try:
-            claims = verify(bytes(hurt), cpak)
-        except SecureError:
-            continue
-        # Only what says nothing may change: an unprotected header, which is empty.
-        assert claims == verify(token, cpak)
-        assert cbor2.loads(bytes(hurt)).tag in (399, 907)
+        with pytest.raises(SecureError):
+            verify(bytes(hurt), cpak)
+    for length in (0, 1, 100, len(token) - 1):
+        with pytest.raises(SecureError):
+            verify(token[:length], cpak)
 
 
 POLICY = """\
