@@ -208,7 +208,6 @@ class Responder:
 
     def _hold(self, session: Session) -> None:
         with self._lock:
-            self._forget(self._clock())
             self._served[session.secrets.session_id] = Served(
                 session, self._max_exchanges
             )

@@ -361,16 +361,18 @@ def test_a_replay_is_run_again_where_ids_are_not_kept(
 # Lengths.
 
 
-@pytest.mark.parametrize("more", [-1, 1, 20])
+@pytest.mark.parametrize(
+    ("more", "says"), [(-5, "longer"), (-1, "longer"), (1, "shorter"), (20, "shorter")]
+)
 def test_the_announced_length_is_the_messages(
-    session: Session, responder: Responder, more: int
+    session: Session, responder: Responder, more: int, says: str
 ) -> None:
     made = call(session)
     data = sealed(made, b"12345")
-    with pytest.raises(MalformedInputError, match="than it announces"):
+    with pytest.raises(MalformedInputError, match=f"{says} than it announces"):
         opened(responder, _with({48: struct.pack(">Q", 5 + more)}, data))
     reply = answer(opened(responder, sealed(again := call(session)))[0], b"12345")
-    with pytest.raises(MalformedInputError, match="than it announces"):
+    with pytest.raises(MalformedInputError, match=f"{says} than it announces"):
         answered(again, _with({16: struct.pack(">Q", 5 + more)}, reply))
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.errors import ConfigurationError, PolicyRejected
+from bentoml_secure.session.handshake import Initiator
 from bentoml_secure.session.keys import Session, Shown
+from bentoml_secure.session.responders import Responder
 from bentoml_secure.session.suites import CLASSIC, HYBRID
 from bentoml_secure.testing.deployment import NOW
 from tests.unit.session.session_parts import MAX_AGE, Ground, Message, travelled
@@ -214,6 +216,25 @@ class TestEnd:
         assert ground.shake(ground.entry(), runner, short)[0].expires_at == soon
         runner = ground.responder(ground.identity(), short)
         assert ground.shake(ground.entry(), runner)[1].expires_at == soon
+
+    def test_with_the_age_that_either_end_allows(self, ground: Ground) -> None:
+        # The policy that judged may allow more.
+        entry, responder = ground.entry(), ground.responder(ground.identity())
+        keys = entry.keys
+        initiator = Initiator(keys, max_age_seconds=5, clock=ground.clock)
+        offer = initiator.read_offer(
+            travelled(responder.offer(initiator.hello())), ground.judge_runner
+        )
+        confirm = responder.accept(initiator.finish(entry.attest(offer.nonce, keys)))
+        assert initiator.conclude(confirm).expires_at == NOW + timedelta(seconds=5)
+        short = Responder(
+            ground.identity(),
+            ground.judge_entry,
+            max_age_seconds=6,
+            clock=ground.clock,
+        )
+        served = ground.shake(entry, short)[1]
+        assert served.expires_at == NOW + timedelta(seconds=6)
 
     def test_before_it_began_makes_no_session(self, ground: Ground) -> None:
         def aged(shown: Shown) -> Any:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bentoml_secure.errors import MalformedInputError, VerificationError
+from bentoml_secure.session.handshake import _CALLER, _info, accept, make_offer
+from bentoml_secure.session.messages import Finish, Hello, transcript
 from bentoml_secure.session.suites import (
     CLASSIC,
     HYBRID,
@@ -14,6 +18,7 @@ from bentoml_secure.session.suites import (
     ciphertext_bytes,
     seal,
 )
+from tests.unit.session.session_parts import MAX_AGE, Ground
 
 SECRET = b"s" * 32
 
@@ -84,6 +89,35 @@ def test_none_that_is_known(offered: tuple[str, ...]) -> None:
 def test_a_public_key_has_one_length(suite: str, length: int) -> None:
     with pytest.raises(MalformedInputError, match="public key"):
         seal(suite, bytes(length), SECRET, info=b"")
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_master_secret_has_one_length(length: int) -> None:
+    # Messages cannot say it: their parser wants one length of what is sealed.
+    ground = Ground()
+    identity, caller = ground.entry(), ground.client_keys()
+    hello = Hello(nonce=b"c" * 32)
+    record = identity.attest(hello.nonce, identity.keys)
+    offered = make_offer(hello, identity.keys, record, b"r" * 32, ground.clock())
+    info = _info(hello, offered.offer, caller.document, b"r" * 32, HYBRID)
+    key = bytes.fromhex(dict(identity.keys.document.hpke)[HYBRID])
+    finish = Finish(
+        nonce=b"r" * 32,
+        key_document=caller.document,
+        record=None,
+        suite=HYBRID,
+        sealed=seal(HYBRID, key, bytes(length), info=info),
+    )
+    said = transcript(hello.to_json(), offered.offer.to_json(), finish.unsigned())
+    signed = replace(finish, signature=caller.signing.sign(_CALLER + said))
+    with pytest.raises(MalformedInputError, match="master secret has 32 bytes"):
+        accept(
+            offered,
+            signed,
+            ground.judge_anybody,
+            max_age_seconds=MAX_AGE,
+            now=ground.clock(),
+        )
 
 
 def test_an_ml_kem_key_out_of_range_is_no_key(keys: HpkeKeys) -> None:

@@ -330,6 +330,19 @@ class TestPackage:
         assert confirm == vector["confirm"]
         assert session.secrets.session_id.hex() == vector["session_id"]
         judged(session.own)
+        for made in vector["exchanges"]:
+            request_id = bytes.fromhex(made["request_id"])
+            for direction, half in (
+                ("request", made["request"]),
+                ("response", made["answer"]),
+            ):
+                context = session.context(
+                    direction,
+                    operation=made["operation"],
+                    request_id=request_id,
+                    status=half.get("status"),
+                )
+                assert context.decode() == half["context"]
 
     @each
     def test_its_records_are_these(self, vector: Vector) -> None:
