@@ -36,7 +36,8 @@ EVIDENCE = PKI.evidence()
 MESSAGE = QuoteParts().marshal()
 PUBLIC = marshal_public(PKI.ak_key)
 REFUSED = (
-    r"TPM |chain\.|ek\.|ak\.|quote\.|enrolment|attestation key|endorsement|canonical"
+    r"TPM |chain\.|ek\.|ak\.|quote\.|enrolment|attestation key|endorsement"
+    r"|canonical|Ed25519 key|event log"
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -16,6 +16,10 @@ TPMs have no form of evidence of their own, so this is ours: canonical JSON of a
     enrolment        DSSE envelope that links both keys, see tpm_enrolment; or null
     event_log        TCG2 event log that explains the registers; or null
 
+A log says what was extended: it counts only as far as replaying it gives the quoted
+registers, and evidence whose log does not is refused. Registers 0 to 7 are compared,
+which firmware alone extends; what runs later extends others and logs elsewhere.
+
 Endorsements are the certificates above the endorsement key's, up to a root.
 
 Four links, each checked here: the root signed the endorsement key, an authority saw
@@ -43,6 +47,7 @@ from datetime import datetime
 from typing import Any
 
 from bentoml_secure.attestation.checks import require
+from bentoml_secure.attestation.event_log import LogKind, parse_event_log, replay
 from bentoml_secure.attestation.evidence import (
     Evidence,
     UncheckedField,
@@ -83,6 +88,7 @@ from bentoml_secure.attestation.tees.tpm_pcrs import (
 from bentoml_secure.attestation.tees.tpm_quote import (
     MAX_MESSAGE_BYTES,
     MAX_SIGNATURE_BYTES,
+    PCR_BYTES,
     Quote,
     parse_quote,
     verify_quote,
@@ -103,7 +109,10 @@ CHALLENGE_BYTES = 32
 CLASS = "measured boot"
 """What a TPM alone can say: what was started, not that its memory is kept apart."""
 
-NOT_ENROLLED = "none"
+NOT_ENROLLED = NO_EVENT_LOG = "none"
+FIRMWARE_PCRS = range(8)
+"""Registers that firmware alone extends, as the PC Client profile has it."""
+
 
 _BOUNDS = {
     "ek_certificate": MAX_CERTIFICATE_BYTES,
@@ -242,7 +251,8 @@ class Tpm:
         Raises:
             MalformedInputError: Evidence that does not parse.
             MissingEndorsementError: A certificate of the chain is not there.
-            AttestationError: A chain, key, enrolment or quote that does not hold.
+            AttestationError: A chain, key, enrolment, quote or event log that does not
+                hold.
         """
         # 1. Size, form, one spelling.
         parts = parse_tpm_evidence(evidence)
@@ -263,7 +273,10 @@ class Tpm:
             got=f"{len(quote.extra_data)} bytes",
             want=CHALLENGE_BYTES,
         )
-        # 5. Only now what it says.
+        # 5. A log, where there is one, that explains what firmware measured.
+        if parts.event_log is not None:
+            _verify_event_log(parts.event_log, parts.pcrs)
+        # 6. Only now what it says.
         return _claims(parts, ek, ak, enrolment, quote)
 
     def describe(self, evidence: Evidence) -> Mapping[str, Any]:
@@ -319,6 +332,18 @@ class Tpm:
         )
 
 
+def _verify_event_log(log: bytes, pcrs: Mapping[int, bytes]) -> None:
+    replayed = replay(parse_event_log(log, LogKind.TPM), LogKind.TPM)
+    for index in sorted(pcrs.keys() & set(FIRMWARE_PCRS)):
+        want = replayed.get(index, bytes(PCR_BYTES))
+        require(
+            "event_log.replay",
+            pcrs[index] == want,
+            got=f"PCR {index} {pcrs[index].hex()}",
+            want=f"{want.hex()}, by the event log",
+        )
+
+
 def _claims(
     parts: TpmEvidence,
     ek: EndorsementKey,
@@ -337,6 +362,7 @@ def _claims(
             "pcrs": pcrs_to_json(parts.pcrs),
             "ak_name": ak.name.hex(),
             "enrolment": enrolment.authority.key_id if enrolment else NOT_ENROLLED,
+            "event_log": "replayed" if parts.event_log is not None else NO_EVENT_LOG,
             "manufacturer": ek.manufacturer,
             "model": ek.model,
             **_quoted(quote),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, appraise
+from bentoml_secure.attestation.event_log import LogKind, parse_event_log, replay
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
     Evidence,
@@ -27,6 +29,7 @@ from bentoml_secure.attestation.tees.tpm import (
 )
 from bentoml_secure.attestation.tees.tpm_keys import parse_attestation_key
 from bentoml_secure.attestation.tees.tpm_quote import GENERATED
+from bentoml_secure.attestation.tees.tpm_structures import ALG_SHA256
 from bentoml_secure.digest import canonical_json
 from bentoml_secure.errors import (
     AttestationError,
@@ -48,6 +51,7 @@ from bentoml_secure.testing.tpm_pki import (
     marshal_public,
     sign_quote,
 )
+from tests.unit.attestation.event_logs import event, head
 
 PKI = TpmPki()
 REPORT_DATA = CHALLENGE + bytes(32)
@@ -122,6 +126,7 @@ def test_evidence_says_what_was_quoted() -> None:
         "pcrs": {str(index): value.hex() for index, value in PCRS.items()},
         "ak_name": parse_attestation_key(marshal_public(PKI.ak_key)).name.hex(),
         "enrolment": PKI.authority.public.key_id,
+        "event_log": "none",
         "manufacturer": "id:00000000",
         "model": "in memory",
         "clock": "1000 ms",
@@ -292,6 +297,47 @@ class TestEnrolment:
         envelope["payload"] = base64.b64encode(canonical_json(statement)).decode()
         with pytest.raises(MalformedInputError, match=match):
             verify(PKI.evidence(enrolment=envelope))
+
+
+class TestEventLog:
+    """Registers 0 and 7 as a log gives them, and one that only the system extends."""
+
+    LOG = head() + event(0, b"firmware") + event(7, b"keys") + event(8, b"kernel")
+    REPLAYED = replay(parse_event_log(LOG, LogKind.TPM), LogKind.TPM)
+
+    def evidence(self, log: bytes, pcrs: dict[int, bytes]) -> Evidence:
+        bits = sum(1 << index for index in pcrs)
+        digest = hashlib.sha256(b"".join(pcrs.values())).digest()
+        quote = QuoteParts(banks=[(ALG_SHA256, bits)], pcr_digest=digest)
+        parts = PKI.parts(quote=quote, pcrs=pcrs)
+        return replace(parts, event_log=log).to_evidence()
+
+    def test_that_gives_the_registers(self) -> None:
+        claims = verify(self.evidence(self.LOG, self.REPLAYED))
+        assert claims.claims["event_log"] == "replayed"
+
+    def test_a_register_that_nothing_extended(self) -> None:
+        verify(self.evidence(self.LOG, {3: bytes(32)}))
+
+    def test_registers_of_the_system_may_go_on(self) -> None:
+        verify(self.evidence(self.LOG, {**self.REPLAYED, 8: b"\1" * 32}))
+
+    @pytest.mark.parametrize("index", [0, 3, 7])
+    def test_that_gives_other_registers(self, index: int) -> None:
+        pcrs = dict(sorted({**self.REPLAYED, index: b"\1" * 32}.items()))
+        refused("event_log.replay", self.evidence(self.LOG, pcrs))
+
+    @pytest.mark.parametrize(
+        ("log", "match"),
+        [
+            (b"", "event log"),
+            (LOG[:-1], "event log"),
+            (head((0x04,)), "has no sha256 digests"),
+        ],
+    )
+    def test_that_does_not_parse(self, log: bytes, match: str) -> None:
+        with pytest.raises(MalformedInputError, match=match):
+            verify(self.evidence(log, self.REPLAYED))
 
 
 class TestPolicy:

@@ -41,6 +41,7 @@ from bentoml_secure.errors import (
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.testing.swtpm import SoftwareTpm, missing_tools
 from bentoml_secure.testing.tpm_pki import TpmPki, marshal_public
+from tests.unit.attestation.event_logs import event, head
 
 pytestmark = pytest.mark.skipif(
     bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}"
@@ -266,14 +267,28 @@ def test_the_same_key_after_a_reset(
     assert after["ak_name"] == before["ak_name"]
 
 
-def test_an_event_log_is_carried(
-    attester: Callable[..., TpmAttester], tmp_path: Path, judge: Judge
+def test_an_event_log_explains_what_was_measured(
+    attester: Callable[..., TpmAttester],
+    tools: Tpm2Tools,
+    tpm: SoftwareTpm,
+    tmp_path: Path,
+    judge: Judge,
 ) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"events")
-    evidence = attester(event_log=log).attest(REPORT_DATA)
-    assert parse_tpm_evidence(evidence).event_log == b"events"
-    judge(evidence)
+    path = tmp_path / "log"
+    path.write_bytes(head() + event(4, b"boot loader") + event(4, b"kernel"))
+    opened = attester(pcrs=(4,), event_log=path)
+    for data in (b"boot loader", b"kernel"):
+        tools.run(["tpm2_pcrextend", f"4:sha256={hashlib.sha256(data).hexdigest()}"])
+    try:
+        evidence = opened.attest(REPORT_DATA)
+        path.write_bytes(head() + event(4, b"boot loader"))
+        less = opened.attest(REPORT_DATA)
+    finally:
+        tpm.reset()
+    result = judge(evidence, pcr={"unchecked": "the log explains it"})
+    assert result.claims.claims["event_log"] == "replayed"
+    with pytest.raises(CheckFailedError, match=r"event_log\.replay: got PCR 4"):
+        judge(less)
 
 
 @pytest.mark.parametrize("length", [0, 32, 63, 65])
