@@ -8,15 +8,16 @@ starts to serve its part.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
+from bentoml_secure.attestation.attesters import open_attester, open_gpu_attester
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
-from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.receipts.store import SqliteReceiptStore
@@ -26,7 +27,13 @@ from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
-from bentoml_secure.serving.settings import STORE, Settings, from_environment
+from bentoml_secure.serving.settings import (
+    STORE,
+    Settings,
+    from_environment,
+    own_environment,
+    read_settings,
+)
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
 from bentoml_secure.session.keys import Shown
@@ -165,20 +172,17 @@ class Deployment:
 
     def identify(self, role: Role, service: str, segment: Digest | None) -> Identity:
         """Make this process's keys, with the attester that it was configured with."""
-        platform = self.settings.simulated_platform
-        attester = SimulatedAttester.from_folder(
-            self.settings.dev_root,
-            clock=utc_now,
-            platform_id=platform and platform.replace("{service}", service),
-        )
+        environment = own_environment(os.environ, service)
+        settings = read_settings(environment, service=service)
         return Identity(
-            attester,
+            open_attester(settings.attester, environment, clock=utc_now),
             role=role,
             service=service,
             segment=segment,
             plan=self.plan.digest,
             config_digest=self.configuration.digest,
-            key_lifetime=self.settings.key_lifetime,
+            gpu=open_gpu_attester(environment, clock=utc_now),
+            key_lifetime=settings.key_lifetime,
         )
 
     def runner(self, name: str, segment: int, run: RunSegment) -> RunnerCore:

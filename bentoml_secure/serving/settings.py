@@ -1,9 +1,9 @@
 """Settings of one process, read from the environment.
 
+BENTOML_SECURE_ATTESTER   what makes this process's evidence, see
+``attestation.attesters``; default: simulated, where there is a development root
 BENTOML_SECURE_DEV_ROOT   folder made by ``bentoml-secure dev-root``: this process
 attests itself with SIMULATED evidence under that root
-BENTOML_SECURE_SIMULATED_PLATFORM   machine that simulated evidence claims, in which
-{service} stands for the process's service name; default: this host, for all of them
 BENTOML_SECURE_POLICY     appraisal policy for runners; default: policy.toml of
 the development root
 BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
@@ -12,6 +12,9 @@ BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
 BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 60 to
 604800; default: a day
+
+A variable may be set for one process of several on a host: NAME__SERVICE, with the name
+of the process's BentoML service, goes before NAME.
 """
 
 from __future__ import annotations
@@ -22,11 +25,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from bentoml_secure.attestation.attesters import (
+    ATTESTER,
+    DEV_ROOT,
+    SERVICE,
+    attester_kind,
+)
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.session.identity import KEY_LIFETIME
 
-DEV_ROOT = "BENTOML_SECURE_DEV_ROOT"
-SIMULATED_PLATFORM = "BENTOML_SECURE_SIMULATED_PLATFORM"
+PREFIX = "BENTOML_SECURE_"
 POLICY = "BENTOML_SECURE_POLICY"
 STORE = "BENTOML_SECURE_STORE"
 SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
@@ -39,19 +47,17 @@ class Settings:
     """What one process of a deployment is told from outside.
 
     Attributes:
-        dev_root: Folder of the development root.
+        attester: Kind of what makes its evidence.
         policy: Path of the appraisal policy.
         store: Path of the receipts' database.
         salt_token: Bearer token for root salts that the entry drew, or None.
-        simulated_platform: Machine that simulated evidence claims; None is this host.
         key_lifetime: Of the process's keys.
     """
 
-    dev_root: Path
+    attester: str
     policy: Path
     store: Path
     salt_token: str | None
-    simulated_platform: str | None = None
     key_lifetime: timedelta = KEY_LIFETIME
 
 
@@ -61,32 +67,46 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
     Raises:
         ConfigurationError: No attester is configured, or a file is not there.
     """
-    folder = environment.get(DEV_ROOT)
-    if not folder:
+    attester = attester_kind(environment)
+    if attester is None:
         raise ConfigurationError(
             "This process cannot attest itself: no attester is configured.",
             remedy=(
-                "For development run `bentoml-secure dev-root DIR` and set "
-                f"{DEV_ROOT}=DIR for every process of the deployment."
+                f"Set {ATTESTER} to what this machine has. For development run "
+                f"`bentoml-secure dev-root DIR` and set {DEV_ROOT}=DIR for every "
+                "process of the deployment."
             ),
         )
-    dev_root = Path(folder).resolve()
-    policy = Path(environment.get(POLICY) or dev_root / "policy.toml")
-    for what, path in (("development root", dev_root), ("policy", policy)):
-        if not path.exists():
-            raise ConfigurationError(
-                f"{what}: {path} does not exist.",
-                remedy="Run `bentoml-secure dev-root DIR`, or correct the variable.",
-            )
     token_file = environment.get(SALT_TOKEN_FILE)
     return Settings(
-        dev_root=dev_root,
-        policy=policy,
+        attester=attester,
+        policy=_policy(environment),
         store=_store(environment, service),
         salt_token=_read_token(Path(token_file)) if token_file else None,
-        simulated_platform=environment.get(SIMULATED_PLATFORM) or None,
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
     )
+
+
+def _policy(environment: Mapping[str, str]) -> Path:
+    dev_root = environment.get(DEV_ROOT)
+    if dev_root and not Path(dev_root).exists():
+        raise ConfigurationError(
+            f"development root: {Path(dev_root).resolve()} does not exist.",
+            remedy="Run `bentoml-secure dev-root DIR`, or correct the variable.",
+        )
+    named = environment.get(POLICY) or (dev_root and Path(dev_root) / "policy.toml")
+    if not named:
+        raise ConfigurationError(
+            "policy: none is named, and there is no development root to have one.",
+            remedy=f"Write one (`bentoml-secure measure` helps) and set {POLICY}.",
+        )
+    policy = Path(named).resolve()
+    if not policy.exists():
+        raise ConfigurationError(
+            f"policy: {policy} does not exist.",
+            remedy="Run `bentoml-secure dev-root DIR`, or correct the variable.",
+        )
+    return policy
 
 
 def _read_key_lifetime(text: str | None) -> timedelta:
@@ -119,6 +139,22 @@ def _read_token(path: Path) -> str:
     return token
 
 
+def own_environment(environment: Mapping[str, str], service: str) -> dict[str, str]:
+    """Return the environment of one service's process: its own variables first.
+
+    Args:
+        environment: Of the host's processes.
+        service: Name of the process's BentoML service.
+    """
+    own = dict(environment)
+    suffix = f"__{service}"
+    for name, value in environment.items():
+        if name.startswith(PREFIX) and name.endswith(suffix):
+            own[name.removesuffix(suffix)] = value
+    own[SERVICE] = service
+    return own
+
+
 def from_environment(service: str) -> Settings:
     """Read the settings of this process."""
-    return read_settings(os.environ, service=service)
+    return read_settings(own_environment(os.environ, service), service=service)

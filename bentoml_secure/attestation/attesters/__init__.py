@@ -25,6 +25,8 @@ GROUP = "bentoml_secure.attesters"
 ATTESTER = "BENTOML_SECURE_ATTESTER"
 DEV_ROOT = "BENTOML_SECURE_DEV_ROOT"
 GPU = "BENTOML_SECURE_GPU"
+SERVICE = "BENTOML_SECURE_SERVICE"
+"""Set by the process itself: the name of its service."""
 
 AUTO = "auto"
 SIMULATED = "simulated"

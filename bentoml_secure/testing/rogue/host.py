@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 from asyncio import StreamWriter
 from pathlib import Path
@@ -69,6 +70,7 @@ class Host:
         self._control = Port(self._serve_control, port)
         made = service.all_services()
         names = sorted(name for name in made if name != service.name)
+        self.deployment = made[names[0]].inner.deployment
         self.replicas = {
             name: self._replica(made[name].inner, marker) for name in names
         }
@@ -87,7 +89,7 @@ class Host:
         deployment, index = runner.deployment, runner.segment_index
         loaded = load_segment(deployment.folder, deployment.plan, index, threads=1)
         core = deployment.runner(runner.name, index, loaded.run_unchecked)
-        dev_root = deployment.settings.dev_root
+        dev_root = Path(os.environ["BENTOML_SECURE_DEV_ROOT"])
         return Replica(
             name=runner.name,
             segment_index=index,

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from bentoml_secure.attestation.attesters import DEV_ROOT
+from bentoml_secure.attestation.attesters.simulated import SIMULATED_PLATFORM
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.attestation.tees.simulated import Simulated
 from bentoml_secure.digest import digest_json
@@ -29,10 +31,8 @@ from bentoml_secure.serving.deployment import (
     runner_name,
 )
 from bentoml_secure.serving.settings import (
-    DEV_ROOT,
     POLICY,
     SALT_TOKEN_FILE,
-    SIMULATED_PLATFORM,
     STORE,
 )
 from tests.harness import Project

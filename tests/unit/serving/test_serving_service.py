@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import bentoml_secure
+from bentoml_secure.attestation.attesters import DEV_ROOT
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.serving.entry_door import EntryDoor
 from bentoml_secure.serving.request import enter
 from bentoml_secure.serving.runner_app import RunnerDoor
 from bentoml_secure.serving.service import Secure, dependency_name
 from bentoml_secure.serving.settings import (
-    DEV_ROOT,
     POLICY,
     SALT_TOKEN_FILE,
     STORE,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from bentoml_secure.attestation.attesters import ATTESTER, DEV_ROOT
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.serving.settings import (
-    DEV_ROOT,
+    KEY_LIFETIME_SECONDS,
     POLICY,
     SALT_TOKEN_FILE,
-    SIMULATED_PLATFORM,
     STORE,
     Settings,
     from_environment,
+    own_environment,
     read_settings,
 )
 
@@ -30,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_development_root_is_enough(root: Path, tmp_path: Path) -> None:
     environment = {DEV_ROOT: str(root), "BENTOML_HOME": str(tmp_path / "home")}
     assert read_settings(environment, service="Diagnosis") == Settings(
-        dev_root=root,
+        attester="simulated",
         policy=root / "policy.toml",
         store=tmp_path / "home" / "bentoml_secure" / "diagnosis.sqlite",
         salt_token=None,
@@ -46,10 +48,12 @@ def test_everything_may_be_named(root: Path, tmp_path: Path) -> None:
         POLICY: str(policy),
         STORE: str(tmp_path / "store"),
         SALT_TOKEN_FILE: str(token),
-        SIMULATED_PLATFORM: "machine-1",
+        ATTESTER: "tpm",
+        KEY_LIFETIME_SECONDS: "3600",
     }
     settings = read_settings(environment, service="Diagnosis")
-    assert settings.simulated_platform == "machine-1"
+    assert settings.attester == "tpm"
+    assert settings.key_lifetime == timedelta(hours=1)
     assert settings.policy == policy
     assert settings.store == tmp_path / "store"
     assert settings.salt_token == "t" * 32
@@ -65,7 +69,41 @@ def test_relative_paths_are_of_the_working_folder(
 ) -> None:
     monkeypatch.chdir(root.parent)
     settings = read_settings({DEV_ROOT: "root", STORE: "s"}, service="D")
-    assert (settings.dev_root, settings.store) == (root, root.parent / "s")
+    assert settings.policy == root / "policy.toml"
+    assert settings.store == root.parent / "s"
+
+
+def test_hardware_wants_a_policy_of_its_own(root: Path) -> None:
+    with pytest.raises(ConfigurationError, match="policy: none is named"):
+        read_settings({ATTESTER: "tdx"}, service="D")
+    policy = root / "policy.toml"
+    settings = read_settings({ATTESTER: "tdx", POLICY: str(policy)}, service="D")
+    assert (settings.attester, settings.policy) == ("tdx", policy)
+
+
+@pytest.mark.parametrize("lifetime", ["0", "1", "x", "-60", "9" * 30, "1.5"])
+def test_a_lifetime_of_keys_that_is_none(root: Path, lifetime: str) -> None:
+    environment = {DEV_ROOT: str(root), KEY_LIFETIME_SECONDS: lifetime}
+    with pytest.raises(ConfigurationError, match="KEY_LIFETIME_SECONDS: got"):
+        read_settings(environment, service="D")
+
+
+def test_one_process_of_several_has_variables_of_its_own(root: Path) -> None:
+    environment = {
+        DEV_ROOT: str(root),
+        f"{ATTESTER}__DSegment0Replica1": "tpm",
+        f"{DEV_ROOT}__DSegment0Replica2": str(root / "other"),
+        "PATH__DSegment0Replica1": "/elsewhere",
+        "PATH": "/bin",
+    }
+    kinds = [
+        read_settings(own_environment(environment, name), service=name).attester
+        for name in ("D", "DSegment0Replica0", "DSegment0Replica1")
+    ]
+    assert kinds == ["simulated", "simulated", "tpm"]
+    assert own_environment(environment, "DSegment0Replica1")["PATH"] == "/bin"
+    with pytest.raises(ConfigurationError, match="other does not exist"):
+        read_settings(own_environment(environment, "DSegment0Replica2"), service="D")
 
 
 @pytest.mark.parametrize("environment", [{}, {DEV_ROOT: ""}])
@@ -115,4 +153,4 @@ def test_the_environment_of_this_process(
     for name in (POLICY, STORE, SALT_TOKEN_FILE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(DEV_ROOT, str(root))
-    assert from_environment("D").dev_root == root
+    assert from_environment("D").policy == root / "policy.toml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import bentoml_secure
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -24,8 +26,11 @@ from bentoml_secure.errors import (
 from bentoml_secure.serving.asgi import Receive, Scope, Send, send_json
 from bentoml_secure.serving.channel import HttpChannel
 from bentoml_secure.serving.exchange import Exchange, Outgoing
-from bentoml_secure.serving.peers import parse_attestation
+from bentoml_secure.session.handshake import Initiator
+from bentoml_secure.session.judging import judge
+from bentoml_secure.session.keys import Session
 from bentoml_secure.split.plan import load_plan
+from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.host import Host, load_service
 from bentoml_secure.testing.rogue.wire import (
     Port,
@@ -70,6 +75,19 @@ async def hosted(service: Any, tmp_path: Path) -> AsyncIterator[Host]:
         await host.shut()
 
 
+async def session_with(host: Host, channel: HttpChannel) -> Session:
+    """Open the entry's session with the replica."""
+    deployment = host.deployment
+    own = deployment.identify(Role.ENTRY, deployment.name, None)
+    initiator = Initiator(own.keys, max_age_seconds=300, clock=utc_now)
+    offer = initiator.read_offer(
+        await channel.hello(initiator.hello()),
+        lambda shown: judge(shown, deployment.policy, now=utc_now()),
+    )
+    record = own.attest(offer.nonce, own.keys)
+    return initiator.conclude(await channel.finish(initiator.finish(record)))
+
+
 async def exchange_with(host: Host, project: Project) -> np.ndarray[Any, Any]:
     plan = load_plan(project.plan)
     segment = plan.segments[0]
@@ -77,7 +95,7 @@ async def exchange_with(host: Host, project: Project) -> np.ndarray[Any, Any]:
         request_id="0" * 32,
         nonce="0" * 64,
         infer_index=0,
-        exchange_id="0" * 32,
+        exchange_id=secrets.token_hex(16),
         plan_digest=plan.digest,
         segment=segment.identity,
         input_salts={spec.name: bytes(32) for spec in segment.inputs},
@@ -86,7 +104,8 @@ async def exchange_with(host: Host, project: Project) -> np.ndarray[Any, Any]:
     channel = HttpChannel(host.url(NAME), max_message_bytes=CAP_BYTES)
     try:
         outgoing = Outgoing.of({"features": sample()})
-        received = await channel.exchange(exchange, outgoing, segment.outputs)
+        session = await session_with(host, channel)
+        received = await channel.exchange(exchange, outgoing, segment.outputs, session)
     finally:
         await channel.close()
     (array,) = received.tensors.values()
@@ -105,9 +124,9 @@ async def test_an_honest_replica_attests_and_answers(
     async with hosted(service, tmp_path) as host:
         channel = HttpChannel(host.url(NAME), max_message_bytes=CAP_BYTES)
         await channel.probe()
-        document, _ = parse_attestation(await channel.attest(bytes(32)))
+        session = await session_with(host, channel)
         await channel.close()
-        assert document.service == NAME
+        assert session.peer.document.service == NAME
         once, again = [await exchange_with(host, project) for _ in range(2)]
         np.testing.assert_array_equal(once, again)
 
