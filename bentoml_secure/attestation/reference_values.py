@@ -32,6 +32,9 @@ class Unchecked:
 References = tuple[str, ...] | Unchecked
 """Accepted values, sorted; or the reason why any value is."""
 
+IndexedReferences = Mapping[int, References] | Unchecked
+"""The same for each of several registers; or the reason why none is compared."""
+
 
 def require_known(
     table: object, known: frozenset[str], *, what: str
@@ -89,7 +92,16 @@ def read_references(
     """
     if not isinstance(value, Mapping):
         return read_list(value, what=what, pattern=pattern, form=form)
-    table = require_known(value, frozenset({"unchecked"}), what=what)
+    return read_unchecked(value, what=what)
+
+
+def read_unchecked(table: Mapping[str, Any], *, what: str) -> Unchecked:
+    """Return the reason that ``{ unchecked = "why" }`` gives.
+
+    Raises:
+        ConfigurationError: Another key; no reason, or one too long to show.
+    """
+    require_known(table, frozenset({"unchecked"}), what=what)
     reason = table.get("unchecked")
     if (
         not isinstance(reason, str)
@@ -102,6 +114,55 @@ def read_references(
             f" {MAX_REASON_CHARACTERS} printable characters."
         )
     return Unchecked(reason)
+
+
+def read_indexed(
+    value: object, *, what: str, indexes: range, pattern: re.Pattern[str], form: str
+) -> IndexedReferences:
+    """Return accepted values by index, or the reason for none.
+
+    Args:
+        value: From the policy: ``{ 0 = ["<hex>"], 1 = { unchecked = "why" } }``, or
+            ``{ unchecked = "why" }`` for all.
+        what: The key's name, for the error.
+        indexes: Those that there are.
+        pattern: Every value must match it in full.
+        form: The pattern in words, for the error.
+
+    Raises:
+        ConfigurationError: Another form, another index, no value.
+    """
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigurationError(
+            f"{what}: got {value!r:.60}, want accepted values by index.",
+            remedy="List them, or say why none is compared.",
+        )
+    if "unchecked" in value:
+        return read_unchecked(value, what=what)
+    require_known(value, frozenset(map(str, indexes)), what=what)
+    return {
+        int(index): read_references(
+            value[index], what=f"{what} {index}", pattern=pattern, form=form
+        )
+        for index in sorted(value, key=int)
+    }
+
+
+def indexed_to_json(references: IndexedReferences) -> dict[str, Any]:
+    """Return reference values by index as a policy spells them."""
+    if isinstance(references, Unchecked):
+        return dict(references.to_json())
+    return {str(index): references_to_json(each) for index, each in references.items()}
+
+
+def at_index(index: int, references: References) -> References:
+    """Return reference values whose index stands before each: ``7:<hex>``.
+
+    One check compares all indexes, and its findings say which.
+    """
+    if isinstance(references, Unchecked):
+        return Unchecked(f"{index}: {references.reason}")
+    return tuple(f"{index}:{value}" for value in references)
 
 
 def references_to_json(references: References) -> list[str] | dict[str, str]:

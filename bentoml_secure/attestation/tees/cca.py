@@ -27,9 +27,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bentoml_secure.attestation.checks import compare, require, requiring
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.reference_values import (
+    IndexedReferences,
     References,
     Unchecked,
+    at_index,
     compare_reference,
+    indexed_to_json,
+    read_indexed,
     read_references,
     references_to_json,
     require_known,
@@ -42,7 +46,6 @@ from bentoml_secure.attestation.tees.simulated import VENDOR as SIMULATED
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     AttestationError,
-    ConfigurationError,
     MissingEndorsementError,
 )
 
@@ -83,7 +86,7 @@ _ABSENT = {
     "cpak": "the policy lists no CPAK: whoever brought the endorsements vouches for"
     " the platform",
 }
-_REM_INDEXES = frozenset({"0", "1", "2", "3"})
+_REMS = range(4)
 _NO_REMS = Unchecked("the policy lists no extensible measurements")
 
 
@@ -101,7 +104,7 @@ class CcaPolicy:
     """
 
     rim: References
-    rem: Mapping[int, References] | Unchecked
+    rem: IndexedReferences
     personalization_value: References
     software: References
     implementation_id: References
@@ -142,13 +145,8 @@ class CcaPolicy:
             return compare_reference("rem", "", self.rem)
         comparison = Comparison()
         for index, references in self.rem.items():
-            # One field for all: the index stands with the value.
-            wanted: References = (
-                Unchecked(f"{index}: {references.reason}")
-                if isinstance(references, Unchecked)
-                else tuple(f"{index}:{value}" for value in references)
-            )
-            comparison += compare_reference("rem", f"{index}:{rems[index]}", wanted)
+            got = f"{index}:{rems[index]}"
+            comparison += compare_reference("rem", got, at_index(index, references))
         return comparison
 
     def to_json(self) -> dict[str, Any]:
@@ -158,13 +156,8 @@ class CcaPolicy:
             references: References = getattr(self, name)
             if references != _absent(name):
                 table[name] = references_to_json(references)
-        if isinstance(self.rem, Unchecked):
-            if self.rem != _NO_REMS:
-                table["rem"] = self.rem.to_json()
-        else:
-            table["rem"] = {
-                str(index): references_to_json(each) for index, each in self.rem.items()
-            }
+        if self.rem != _NO_REMS:
+            table["rem"] = indexed_to_json(self.rem)
         return table
 
 
@@ -239,7 +232,16 @@ class Cca:
         references = {
             name: _read(table, name, what=f"{what} {name}") for name in _FORMS
         }
-        return CcaPolicy(rem=_read_rems(table, what=f"{what} rem"), **references)
+        rem: IndexedReferences = _NO_REMS
+        if "rem" in table:
+            rem = read_indexed(
+                table["rem"],
+                what=f"{what} rem",
+                indexes=_REMS,
+                pattern=_MEASUREMENT,
+                form="extensible measurement in hex",
+            )
+        return CcaPolicy(rem=rem, **references)
 
 
 def _absent(name: str) -> Unchecked | None:
@@ -251,29 +253,6 @@ def _read(table: Mapping[str, Any], name: str, *, what: str) -> References:
         return absent
     pattern, form = _FORMS[name]
     return read_references(table.get(name), what=what, pattern=pattern, form=form)
-
-
-def _read_rems(
-    table: Mapping[str, Any], *, what: str
-) -> Mapping[int, References] | Unchecked:
-    if "rem" not in table:
-        return _NO_REMS
-    rem, form = table["rem"], "extensible measurement in hex"
-    if not isinstance(rem, Mapping) or not rem:
-        raise ConfigurationError(
-            f"{what}: got {rem!r:.60}, want accepted values by index."
-        )
-    if "unchecked" in rem:
-        references = read_references(rem, what=what, pattern=_MEASUREMENT, form=form)
-        if isinstance(references, Unchecked):
-            return references
-    require_known(rem, _REM_INDEXES, what=what)
-    return {
-        int(index): read_references(
-            rem[index], what=f"{what} {index}", pattern=_MEASUREMENT, form=form
-        )
-        for index in sorted(rem)
-    }
 
 
 def _parse(evidence: Evidence) -> Token:

@@ -40,11 +40,12 @@ from bentoml_secure.attestation.evidence import (
     format_seconds,
 )
 from bentoml_secure.attestation.reference_values import (
-    References,
+    IndexedReferences,
     Unchecked,
+    at_index,
     compare_reference,
-    read_references,
-    references_to_json,
+    indexed_to_json,
+    read_indexed,
     require_known,
 )
 from bentoml_secure.attestation.roles import Comparison
@@ -59,7 +60,6 @@ from bentoml_secure.attestation.tees.simulated import VENDOR as SIMULATED
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     AttestationError,
-    ConfigurationError,
     MalformedInputError,
 )
 
@@ -119,7 +119,7 @@ class NitroPolicy:
         pcr: Accepted values by index, or why none is compared.
     """
 
-    pcr: Mapping[int, References] | Unchecked
+    pcr: IndexedReferences
 
     def compare(self, claims: VerifiedClaims) -> Comparison:
         """Return every difference between an enclave's claims and this policy."""
@@ -141,21 +141,13 @@ class NitroPolicy:
             return compare_reference("pcr", "", self.pcr)
         comparison = Comparison()
         for index, references in self.pcr.items():
-            # One field for all: the index stands with the value.
-            wanted: References = (
-                Unchecked(f"{index}: {references.reason}")
-                if isinstance(references, Unchecked)
-                else tuple(f"{index}:{value}" for value in references)
-            )
             got = f"{index}:{pcrs.get(str(index), 'absent')}"
-            comparison += compare_reference("pcr", got, wanted)
+            comparison += compare_reference("pcr", got, at_index(index, references))
         return comparison
 
     def to_json(self) -> dict[str, Any]:
         """Return the table of the policy."""
-        if isinstance(self.pcr, Unchecked):
-            return {"pcr": self.pcr.to_json()}
-        return {"pcr": {str(i): references_to_json(r) for i, r in self.pcr.items()}}
+        return {"pcr": indexed_to_json(self.pcr)}
 
 
 class Nitro:
@@ -248,34 +240,15 @@ class Nitro:
         """
         what = f"appraisal policy [{KIND}]"
         require_known(table, frozenset({"pcr"}), what=what)
-        pcr = table.get("pcr")
-        if not isinstance(pcr, Mapping) or not pcr:
-            raise ConfigurationError(
-                f"{what} pcr: got {pcr!r:.60}, want accepted values by index.",
-                remedy="List PCR 0 to 2 of the enclave's image, or say why none.",
-            )
-        if "unchecked" in pcr:
-            return NitroPolicy(pcr=_read_unchecked(pcr, what=f"{what} pcr"))
-        known = frozenset(map(str, POLICY_PCRS))
-        require_known(pcr, known, what=f"{what} pcr")
         return NitroPolicy(
-            pcr={
-                int(index): read_references(
-                    pcr[index],
-                    what=f"{what} pcr {index}",
-                    pattern=re.compile(r"[0-9a-f]{96}"),
-                    form="SHA-384 value of 96 hex digits",
-                )
-                for index in sorted(pcr, key=int)
-            }
+            pcr=read_indexed(
+                table.get("pcr"),
+                what=f"{what} pcr",
+                indexes=POLICY_PCRS,
+                pattern=re.compile(r"[0-9a-f]{96}"),
+                form="SHA-384 value of 96 hex digits",
+            )
         )
-
-
-def _read_unchecked(table: Mapping[str, Any], *, what: str) -> Unchecked:
-    references = read_references(table, what=what, pattern=re.compile(""), form="")
-    if not isinstance(references, Unchecked):
-        raise ConfigurationError(f"{what}: want accepted values by index.")
-    return references
 
 
 def _parse(evidence: Evidence) -> tuple[Sign1, _Document]:

@@ -21,12 +21,15 @@ from typing import Any, TypeVar
 from bentoml_secure.attestation.checks import compare
 from bentoml_secure.attestation.evidence import UncheckedField, VerifiedClaims
 from bentoml_secure.attestation.reference_values import (
+    IndexedReferences,
     References,
     Unchecked,
+    at_index,
     compare_reference,
+    indexed_to_json,
+    read_indexed,
     read_list,
-    read_references,
-    references_to_json,
+    read_unchecked,
     require_known,
 )
 from bentoml_secure.attestation.roles import Comparison
@@ -38,7 +41,7 @@ _T = TypeVar("_T")
 _WHAT = f"appraisal policy [{KIND}]"
 _KEYS = frozenset({"min_driver", "min_vbios", "firmware", "arch", "count"})
 _MAX_COUNT = 8
-_INDEXES = frozenset(map(str, range(1, 256)))
+_INDEXES = range(1, 256)
 _DRIVER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,3}")
 _VBIOS = re.compile(r"[0-9A-Fa-f]{2}(?:\.[0-9A-Fa-f]{2}){4}")
 _ARCH = re.compile("HOPPER|BLACKWELL")
@@ -67,7 +70,7 @@ class NvidiaGpuPolicy:
 
     min_driver: str | Unchecked
     min_vbios: str | Unchecked
-    firmware: Mapping[int, References] | Unchecked
+    firmware: IndexedReferences
     arch: References
     count: int | Unchecked
 
@@ -116,30 +119,21 @@ class NvidiaGpuPolicy:
             return compare_reference("firmware", "", self.firmware)
         comparison = Comparison()
         for index, references in self.firmware.items():
-            # One field for all: the index stands with the value.
-            wanted: References = (
-                Unchecked(f"{index}: {references.reason}")
-                if isinstance(references, Unchecked)
-                else tuple(f"{index}:{value}" for value in references)
-            )
             got = f"{index}:{blocks.get(str(index), 'absent')}"
-            comparison += compare_reference("firmware", got, wanted)
+            comparison += compare_reference(
+                "firmware", got, at_index(index, references)
+            )
         return comparison
 
     def to_json(self) -> dict[str, Any]:
         """Return the table of the policy."""
-        firmware = (
-            self.firmware.to_json()
-            if isinstance(self.firmware, Unchecked)
-            else {str(i): references_to_json(r) for i, r in self.firmware.items()}
-        )
         values: dict[str, Any] = {
             "min_driver": self.min_driver,
             "min_vbios": self.min_vbios,
             "arch": self.arch,
             "count": self.count,
         }
-        table: dict[str, Any] = {"firmware": firmware}
+        table: dict[str, Any] = {"firmware": indexed_to_json(self.firmware)}
         for name, value in values.items():
             if isinstance(value, Unchecked):
                 if value != _absent(name):
@@ -159,7 +153,13 @@ def read_policy(table: Mapping[str, Any]) -> NvidiaGpuPolicy:
     return NvidiaGpuPolicy(
         min_driver=_optional(table, "min_driver", _read_driver),
         min_vbios=_optional(table, "min_vbios", _read_vbios),
-        firmware=_read_firmware(table.get("firmware")),
+        firmware=read_indexed(
+            table.get("firmware"),
+            what=f"{_WHAT} firmware",
+            indexes=_INDEXES,
+            pattern=re.compile(r"(?:[0-9a-f]{2}){1,128}"),
+            form="measurement in hex",
+        ),
         arch=_optional(table, "arch", _read_arch),
         count=_optional(table, "count", _read_count),
     )
@@ -175,14 +175,9 @@ def _optional(
     if name not in table:
         return _absent(name)
     value, what = table[name], f"{_WHAT} {name}"
-    return _unchecked(value, what) if isinstance(value, Mapping) else read(value, what)
-
-
-def _unchecked(table: Mapping[str, Any], what: str) -> Unchecked:
-    references = read_references(table, what=what, pattern=_ARCH, form="a reason")
-    if not isinstance(references, Unchecked):
-        raise ConfigurationError(f"{what}: want {{ unchecked = why }}.")
-    return references
+    if isinstance(value, Mapping):
+        return read_unchecked(value, what=what)
+    return read(value, what)
 
 
 def _read_driver(value: object, what: str) -> str:
@@ -211,27 +206,6 @@ def _read_count(value: object, what: str) -> int:
     if type(value) is not int or not 1 <= value <= _MAX_COUNT:
         raise ConfigurationError(f"{what}: got {value!r:.40}, want 1 to {_MAX_COUNT}.")
     return value
-
-
-def _read_firmware(value: object) -> Mapping[int, References] | Unchecked:
-    what = f"{_WHAT} firmware"
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigurationError(
-            f"{what}: got {value!r:.60}, want accepted measurements by index.",
-            remedy="List blocks of NVIDIA's reference manifest, or say why none.",
-        )
-    if "unchecked" in value:
-        return _unchecked(value, what)
-    require_known(value, _INDEXES, what=what)
-    return {
-        int(index): read_references(
-            value[index],
-            what=f"{what} {index}",
-            pattern=re.compile(r"(?:[0-9a-f]{2}){1,128}"),
-            form="measurement in hex",
-        )
-        for index in sorted(value, key=int)
-    }
 
 
 def _numbers(version: str, base: int) -> tuple[int, ...]:

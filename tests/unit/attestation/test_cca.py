@@ -17,7 +17,7 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy, appraise
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.attestation.tees.cca import Cca
-from bentoml_secure.attestation.tees.cca_keys import MAX_KEYS, key_digest
+from bentoml_secure.attestation.tees.cca_keys import MAX_KEY_BYTES, MAX_KEYS, key_digest
 from bentoml_secure.attestation.tees.cca_tokens import MAX_TOKEN_BYTES
 from bentoml_secure.digest import digest_bytes
 from bentoml_secure.errors import (
@@ -153,6 +153,7 @@ class TestGood:
             b"\x30\x82",
             b"{",
             b'{"tcb_info": []}',
+            b" " * (MAX_KEY_BYTES + 1),
             CcaPki().jwk,
             ed25519.Ed25519PrivateKey.generate()
             .public_key()

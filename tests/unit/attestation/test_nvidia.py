@@ -458,9 +458,9 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("table", "match"),
         [
-            ({"firmware": None}, "want accepted measurements by index"),
-            ({"firmware": {}}, "want accepted measurements by index"),
-            ({"firmware": [BLOCK2]}, "want accepted measurements by index"),
+            ({"firmware": None}, "want accepted values by index"),
+            ({"firmware": {}}, "want accepted values by index"),
+            ({"firmware": [BLOCK2]}, "want accepted values by index"),
             ({"firmware": {"0": [BLOCK2]}}, "unknown key '0'"),
             ({"firmware": {"2": []}}, "at least one measurement"),
             ({"firmware": {"2": ["0"]}}, "want measurement in hex"),
