@@ -13,7 +13,6 @@ from bentoml_secure import SecureClient
 from bentoml_secure.client import Answer
 from bentoml_secure.errors import ReceiptError
 from bentoml_secure.receipts.receipt import parse_receipt
-from bentoml_secure.serving.settings import SIMULATED_PLATFORM
 from tests.harness import Project, Served, free_port, sample, wait_until_ready
 from tests.service.deployments import (
     ENTRY,
@@ -24,6 +23,7 @@ from tests.service.deployments import (
 )
 
 HERE = Path(__file__).parent
+SIMULATED_PLATFORM = "BENTOML_SECURE_SIMULATED_PLATFORM"
 CRITICAL = {"bsec-scenario": "critical"}
 MACHINES = dict(zip(REPLICAS, ("a", "b", "b", "a", "b", "c"), strict=True))
 """Which machine each replica pretends to run on: two of segment 0 share one."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bentoml_secure.attestation.evidence import VerifiedClaims
-from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.digest import Digest, digest_bytes, digest_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.scenario import (
     MAX_SCENARIO_BYTES,
@@ -132,6 +132,7 @@ def test_the_order_of_kinds_does_not_matter() -> None:
             "'general' independence: got 'host', want one of none, platform, vendor",
         ),
         (toml(table("general", independence="1")), "independence: got 1"),
+        (toml(table("general", sealed="1")), "sealed: want true or false"),
         (toml(table("general", placement='["tdx"]')), "placement: got .* want a table"),
         (toml(table("general", placement="{ a = ['tdx'] }")), "got segment 'a', want"),
         (toml(table("general", placement="{ 01 = ['tdx'] }")), "got segment '01'"),
@@ -191,6 +192,7 @@ def test_an_unknown_scenario_is_refused_with_those_there_are() -> None:
         ({"replicas": 2}, ["replicas"]),
         ({"replicas": 1, "quorum": 1}, ["replicas", "quorum"]),
         ({"evidence_max_age_seconds": 301}, ["evidence_max_age_seconds"]),
+        ({"sealed": False}, ["sealed"]),
         ({"deadline_ms": 9, "grace_ms": 9}, []),
         ({"replicas": 5, "quorum": 3, "evidence_max_age_seconds": 1}, []),
         ({"independence": Independence.VENDOR, "placement": {"0": ("tdx",)}}, []),
@@ -313,9 +315,20 @@ def test_every_part_of_a_configuration_is_in_its_digest() -> None:
             )
         ),
         configuration(policy={"version": 2}),
+        configuration(sealed=True),
+        configuration(signer=digest_bytes(b"one")),
+        configuration(signer=digest_bytes(b"other")),
+        configuration(sealed=True, signer=digest_bytes(b"one")),
     ]
     assert len({c.digest for c in made}) == len(made)
     assert configuration().digest == digest_json(configuration().to_json())
+
+
+def test_what_is_not_demanded_of_a_model_is_not_in_the_configuration() -> None:
+    assert "model" not in configuration().to_json()
+    assert configuration(sealed=True).to_json()["model"] == {"sealed": True}
+    signer = digest_bytes(b"one")
+    assert configuration(signer=signer).to_json()["model"] == {"signer": signer}
 
 
 def test_the_order_of_scenarios_in_the_file_does_not_matter() -> None:
