@@ -91,6 +91,13 @@ def test_a_public_key_has_one_length(suite: str, length: int) -> None:
         seal(suite, bytes(length), SECRET, info=b"")
 
 
+@pytest.mark.parametrize("suite", PREFERENCE)
+def test_nothing_stands_between_the_parts_of_a_key(keys: HpkeKeys, suite: str) -> None:
+    key = public(keys, suite)
+    with pytest.raises(MalformedInputError, match=rf"got {len(key) + 1} bytes, want"):
+        seal(suite, key[:-32] + b"\0" + key[-32:], SECRET, info=b"")
+
+
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_master_secret_has_one_length(length: int) -> None:
     # Messages cannot say it: their parser wants one length of what is sealed.
