@@ -172,8 +172,7 @@ def verify_endorsement_key(
         vendor=_organisation(chain[-1].subject) or f"tpm:{root[7:19]}",
         manufacturer=_described(leaf, _MANUFACTURER),
         model=model,
-        simulated=model == SOFTWARE_MODEL
-        or MARK in chain[-1].subject.rfc4514_string(),
+        simulated=model == SOFTWARE_MODEL or MARK in chain[-1].subject.rfc4514_string(),
         expires_at=min(link.not_after for link in chain),
     )
 
