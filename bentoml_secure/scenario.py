@@ -311,7 +311,11 @@ class Configuration:
         replicas: Replicas of each segment.
         segments: Segments of the plan.
         scenarios: As the service offers them.
-        policy: The appraisal policy's document: who may be a runner.
+        policy: The appraisal policy's document: who may be a runner, and who the
+            broker of its key.
+        sealed: Weights lie sealed, and a broker releases their keys.
+        signer: Of the model; ``keys.model_signing.signer_digest``. None: nobody's
+            signature is demanded.
         digest: The ``config_digest`` of key documents and trust files.
     """
 
@@ -320,6 +324,8 @@ class Configuration:
     segments: int
     scenarios: Scenarios
     policy: Mapping[str, Any]
+    sealed: bool = False
+    signer: Digest | None = None
     digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -348,11 +354,18 @@ class Configuration:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document whose digest is ``config_digest``."""
+        """Return the document whose digest is ``config_digest``.
+
+        What is not demanded of the model is left out of it.
+        """
+        model: dict[str, Any] = {"sealed": True} if self.sealed else {}
+        if self.signer is not None:
+            model["signer"] = self.signer
         return {
             "version": 1,
             "service": self.service,
             "topology": {"segments": self.segments, "replicas": self.replicas},
             "policy": dict(self.policy),
+            **({"model": model} if model else {}),
             **self.scenarios.to_json(),
         }

@@ -13,6 +13,7 @@
     wrapping_key     what its keys are wrapped under
     audit_log        the log's entries and their chain
     release_messages what a session carries between asker and broker
+    release          asking a broker for the key of one's own segment
     trustee          the same keys from a Trustee broker
     http_calls       one bounded call, for a process's start
     hardening        no core dumps of a process that holds keys

@@ -61,12 +61,13 @@ Send = Callable[[Call], Answer]
 """Makes one call. Raises UnavailableError where there is no answer."""
 
 
-def parse_url(url: str, *, what: str) -> SplitResult:
+def parse_url(url: str, *, what: str, plain: bool = False) -> SplitResult:
     """Return the parts of a server's address.
 
     Args:
         url: One's own setting: https, or http on this machine's loopback.
         what: Names it in the error.
+        plain: Let http be used with any host: what is said is sealed by itself.
 
     Raises:
         ConfigurationError: Anything else.
@@ -78,7 +79,8 @@ def parse_url(url: str, *, what: str) -> SplitResult:
         raise ConfigurationError(f"{what} {url!r:.200}: {error}.") from error
     if not host or parts.username is not None or parts.query or parts.fragment:
         raise ConfigurationError(f"{what} {url!r:.200}: want https://HOST[:PORT].")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    is_http = parts.scheme == "http" and (plain or _is_loopback(host))
+    if parts.scheme != "https" and not is_http:
         raise ConfigurationError(
             f"{what} {url!r:.200}: want https.",
             remedy="Plain http is for an address of this machine's loopback.",
@@ -96,24 +98,36 @@ def _is_loopback(host: str) -> bool:
 
 
 def make_send(
-    *, timeout_seconds: float = TIMEOUT_SECONDS, tls: ssl.SSLContext | None = None
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    tls: ssl.SSLContext | None = None,
+    max_answer_bytes: int = MAX_ANSWER_BYTES,
+    plain: bool = False,
 ) -> Send:
     """Return a ``Send`` over the network.
 
     Args:
         timeout_seconds: For the whole of a call.
         tls: Certificates to trust; the system's where left out.
+        max_answer_bytes: Cap on the body of an answer.
+        plain: As in ``parse_url``.
     """
 
     def send(call: Call) -> Answer:
         """Make one call; see ``Send``."""
-        return _send(call, timeout_seconds, tls)
+        parts = parse_url(call.url, what="address", plain=plain)
+        return _send(call, parts, timeout_seconds, tls, max_answer_bytes)
 
     return send
 
 
-def _send(call: Call, timeout_seconds: float, tls: ssl.SSLContext | None) -> Answer:
-    parts = parse_url(call.url, what="address")
+def _send(
+    call: Call,
+    parts: SplitResult,
+    timeout_seconds: float,
+    tls: ssl.SSLContext | None,
+    max_answer_bytes: int,
+) -> Answer:
     deadline = time.monotonic() + timeout_seconds
     host, port = parts.hostname or "", parts.port
     connection = (
@@ -129,7 +143,7 @@ def _send(call: Call, timeout_seconds: float, tls: ssl.SSLContext | None) -> Ans
     try:
         connection.request(call.method, parts.path, call.body, dict(call.headers))
         response = connection.getresponse()
-        body = _read(response, deadline, call.url)
+        body = _read(response, deadline, call.url, max_answer_bytes)
     except (OSError, http.client.HTTPException) as error:
         reason = str(error) or type(error).__name__
         raise UnavailableError(f"{call.url}: no answer: {reason:.200}") from error
@@ -139,14 +153,16 @@ def _send(call: Call, timeout_seconds: float, tls: ssl.SSLContext | None) -> Ans
     return Answer(status=response.status, headers=headers, body=body)
 
 
-def _read(response: http.client.HTTPResponse, deadline: float, url: str) -> bytes:
+def _read(
+    response: http.client.HTTPResponse, deadline: float, url: str, max_bytes: int
+) -> bytes:
     body = bytearray()
     # Not read(): a server that sends a byte a minute would never time out.
     while piece := response.read1(_PIECE_BYTES):
         body += piece
-        if len(body) > MAX_ANSWER_BYTES:
+        if len(body) > max_bytes:
             raise MalformedInputError(
-                f"{url}: answers with more than {MAX_ANSWER_BYTES} bytes"
+                f"{url}: answers with more than {max_bytes} bytes"
             )
         if time.monotonic() > deadline:
             raise UnavailableError(f"{url}: the answer takes too long")

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bentoml_secure.attestation.checks import require, requiring
-from bentoml_secure.digest import parse_hex, parse_json
+from bentoml_secure.digest import Digest, digest_bytes, parse_hex, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -100,6 +100,12 @@ def parse_signing_key(pem: bytes) -> ec.EllipticCurvePublicKey:
             "model signer's key: want an elliptic-curve key on P-256, P-384 or P-521."
         )
     return key
+
+
+def signer_digest(key: ec.EllipticCurvePublicKey) -> Digest:
+    """Return how a deployment's configuration names the signer that it demands."""
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return digest_bytes(der)
 
 
 def parse_signature(data: bytes, key: ec.EllipticCurvePublicKey) -> ModelSignature:

@@ -14,10 +14,11 @@ files.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bentoml_secure.attestation.checks import require
 from bentoml_secure.digest import (
@@ -29,7 +30,7 @@ from bentoml_secure.digest import (
     require_fields,
 )
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
-from bentoml_secure.keys.sealed_weights import open_sealed
+from bentoml_secure.keys.sealed_weights import open_sealed, require_header
 from bentoml_secure.keys.segment_key import KeyId, SegmentKey, parse_key_id
 from bentoml_secure.split.files import open_below, read_bytes
 from bentoml_secure.split.plan import MAX_SEGMENTS, Plan, Segment
@@ -134,6 +135,33 @@ def load_manifest(folder: Path) -> SealedManifest:
     return parse_manifest(read_bytes(folder, SEALED_FILE, max_bytes=MAX_SEALED_BYTES))
 
 
+def require_sealed_segment(folder: Path, plan: Plan, index: int) -> KeyId:
+    """Return which key opens a segment, if its files look as if that key would.
+
+    Without the key that is all there is to see: whether the files are there, whole,
+    and of that segment.
+
+    Raises:
+        ConfigurationError: No such segment; a file is missing or cannot be read.
+        MalformedInputError: sealed.json or a file is not of its form.
+        VerificationError: Of another plan, segment, path or key; a file cut or
+            extended; a link out of the folder.
+    """
+    segment, key_id = _segment(plan, index), load_manifest(folder).key_id(plan, index)
+    for entry in segment.files:
+        with _sealed_file(folder, index, entry.path) as (source, sealed_bytes):
+            header = require_header(
+                source, sealed_bytes, segment=segment.identity, path=entry.path
+            )
+        require(
+            "key_id",
+            header.key_id == key_id,
+            got=f"{entry.path} under {header.key_id}",
+            want=key_id,
+        )
+    return key_id
+
+
 def open_sealed_segment(
     folder: Path, plan: Plan, index: int, key: SegmentKey
 ) -> dict[str, bytes]:
@@ -165,14 +193,19 @@ def open_sealed_segment(
 def _open_file(
     folder: Path, index: int, segment: Segment, path: str, key: SegmentKey
 ) -> bytes:
+    with _sealed_file(folder, index, path) as (source, sealed_bytes):
+        return open_sealed(
+            source, sealed_bytes, key, segment=segment.identity, path=path
+        )
+
+
+@contextmanager
+def _sealed_file(folder: Path, index: int, path: str) -> Iterator[tuple[BinaryIO, int]]:
     where = sealed_path(index, path)
     descriptor = open_below(folder, where)
     try:
         with os.fdopen(descriptor, "rb") as source:
-            sealed_bytes = os.fstat(descriptor).st_size
-            return open_sealed(
-                source, sealed_bytes, key, segment=segment.identity, path=path
-            )
+            yield source, os.fstat(descriptor).st_size
     except OSError as error:
         raise ConfigurationError(
             f"{where}: cannot be read from {folder}: {error}."

@@ -176,6 +176,29 @@ def read_header(source: BinaryIO) -> SealedHeader:
     return header
 
 
+def require_header(
+    source: BinaryIO, sealed_bytes: int, *, segment: Digest, path: str
+) -> SealedHeader:
+    """Read a sealed file's header and compare it with what the file must be.
+
+    Args:
+        source: The sealed file, at its beginning; left at its first chunk.
+        sealed_bytes: How long it is.
+        segment: The segment that it must be of.
+        path: The file that it must be.
+
+    Raises:
+        MalformedInputError: Not a sealed file.
+        CheckFailedError: Of another segment or file; cut or extended.
+    """
+    header = read_header(source)
+    require("segment", header.segment == segment, got=header.segment, want=segment)
+    require("path", header.path == path, got=header.path, want=path)
+    want = header.sealed_bytes
+    require("length", sealed_bytes == want, got=sealed_bytes, want=want)
+    return header
+
+
 def _parse_header(document: object) -> SealedHeader:
     fields: dict[str, Any] = require_fields(
         document, _FIELDS, what="sealed file header"
@@ -274,16 +297,12 @@ def open_sealed(
         CheckFailedError: Of another segment, another file or under another key; cut,
             extended or edited anywhere.
     """
-    header = read_header(source)
-    require("segment", header.segment == segment, got=header.segment, want=segment)
-    require("path", header.path == path, got=header.path, want=path)
+    header = require_header(source, sealed_bytes, segment=segment, path=path)
     require("key_id", header.key_id == key.key_id, got=header.key_id, want=key.key_id)
     if header.plain_bytes > max_bytes:
         raise MalformedInputError(
             f"{path}: got {header.plain_bytes} bytes, want at most {max_bytes}"
         )
-    want = header.sealed_bytes
-    require("length", sealed_bytes == want, got=sealed_bytes, want=want)
     # Its value is handed out without another copy.
     opened = io.BytesIO()
     for chunk in _opened_chunks(source, header, key):

@@ -165,6 +165,22 @@ def test_addresses_that_are_good(url: str) -> None:
     assert parse_url(url, what="broker").hostname
 
 
+def test_what_is_sealed_by_itself_may_go_over_plain_http_anywhere() -> None:
+    for url in ("http://kbs.example:3000", "https://kbs.example"):
+        assert parse_url(url, what="broker", plain=True).hostname == "kbs.example"
+    for url in ("ftp://kbs.example", "http://user@kbs.example", "kbs.example"):
+        with pytest.raises(ConfigurationError, match="broker"):
+            parse_url(url, what="broker", plain=True)
+
+
+def test_the_cap_on_an_answer_is_the_callers() -> None:
+    with (
+        answering(lambda peer: peer.sendall(OK + b"\r\n" + bytes(11))) as url,
+        pytest.raises(MalformedInputError, match="more than 10 bytes"),
+    ):
+        make_send(max_answer_bytes=10)(Call(method="GET", url=url))
+
+
 def make_tls(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """Return a server's context for 127.0.0.1, and the certificate to trust."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -33,6 +33,7 @@ from bentoml_secure.keys.sealed_plan import (
     load_manifest,
     open_sealed_segment,
     parse_manifest,
+    require_sealed_segment,
     sealed_path,
 )
 from bentoml_secure.keys.segment_key import SegmentKey
@@ -98,6 +99,40 @@ def test_the_file_of_another_segment(sealed: Sealed) -> None:
         refused(lambda: open_sealed_segment(sealed.folder, sealed.plan, 0, key))
         == "segment"
     )
+
+
+def test_what_can_be_seen_without_the_key(sealed: Sealed) -> None:
+    for index, (_, key) in enumerate(sealed.keys.keys):
+        got = require_sealed_segment(sealed.folder, sealed.plan, index)
+        assert got == key.key_id
+    with pytest.raises(ConfigurationError, match="the plan has 0 to 1"):
+        require_sealed_segment(sealed.folder, sealed.plan, 2)
+
+
+def test_what_is_seen_to_be_wrong_without_the_key(
+    sealed: Sealed, plain: Path, tmp_path: Path
+) -> None:
+    first, second = (
+        sealed.folder / sealed_path(index, f"segment-{index}.onnx")
+        for index in range(2)
+    )
+
+    def look() -> str:
+        return refused(lambda: require_sealed_segment(sealed.folder, sealed.plan, 0))
+
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    assert look() == "segment"
+    for cut in (data[:-1], data + b"\0"):
+        first.write_bytes(cut)
+        assert look() == "length"
+    _, keys = seal_plan(plain, tmp_path / "again")
+    assert keys.plan == sealed.plan.digest
+    first.write_bytes((tmp_path / "again" / "sealed/0" / first.name).read_bytes())
+    assert look() == "key_id"
+    first.unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        look()
 
 
 def test_a_segment_that_the_plan_does_not_have(sealed: Sealed) -> None:
