@@ -153,38 +153,54 @@ def examine(group: Group, *, jobs: int, each_call: bool, folder: Path) -> Verdic
         return Verdict(group, trouble="no tests are named after it")
     watch.files = frozenset(str(path) for path in group.sources)
     watch.each_call = each_call
-    _warm(group)
-    (plain,) = _run_all([partial(run_tests, group.tests, None)], 1, folder)
-    if plain is None or plain.code != 0:
-        return Verdict(group, trouble=_trouble(plain, folder))
-    keys = sorted(plain.reached | _spelled_keys(group))
+    results: dict[Key, Result] = {}
+    passed = skipped = 0
+    for tests in filter(None, (group.tests, group.more)):
+        _warm(group.sources, tests)
+        (plain,) = _run_all([partial(run_tests, tests, None)], 1, folder)
+        if plain is None or plain.code != 0:
+            return Verdict(group, trouble=_trouble(plain, folder))
+        passed, skipped = passed + plain.passed, skipped + plain.skipped
+        left = [
+            key
+            for key in plain.reached | _spelled_keys(group) | results.keys()
+            if key not in results or not results[key].noticed_by
+        ]
+        results |= _disable_each(left, plain, tests, jobs, folder)
+        if all(result.noticed_by for result in results.values()):
+            break
+    ordered = tuple(result for _, result in sorted(results.items()))
+    return Verdict(group, ordered, passed, skipped)
+
+
+def _disable_each(
+    keys: Sequence[Key], plain: Ran, tests: Sequence[Path], jobs: int, folder: Path
+) -> dict[Key, Result]:
+    """Disable checks one by one where they refused; say of the others why not."""
     tasks = {
-        key: partial(_without, key, group.tests, _concerned(plain.refused[key]))
+        key: partial(_without, key, tests, _concerned(plain.refused[key]))
         for key in keys
         if key in plain.refused
     }
-    ran = dict(zip(tasks, _run_all(list(tasks.values()), jobs, folder), strict=True))
-    results = []
+    ran = _run_all(list(tasks.values()), jobs, folder)
+    results = {key: _result(key, one) for key, one in zip(tasks, ran, strict=True)}
     for key in keys:
-        if key in ran:
-            results.append(_result(key, ran[key]))
-        else:
+        if key not in results:
             remark = "never refuses" if key in plain.reached else "is never made"
-            results.append(
-                Result(" ".join(key).strip(), "", f"{remark} in these tests")
-            )
-    return Verdict(group, tuple(results), plain.passed, plain.skipped)
+            name = " ".join(key).strip()
+            results[key] = Result(name, "", f"{remark} in these tests")
+    return results
 
 
-def _warm(group: Group) -> None:
+def _warm(sources: Sequence[Path], tests: Sequence[Path]) -> None:
     """Import sources, tests and plugins before processes are forked: once for all."""
-    for path in group.sources:
+    for path in sources:
         if path.is_relative_to(ROOT):
             parts = path.relative_to(ROOT).with_suffix("").parts
             importlib.import_module(".".join(parts))
     # What goes wrong here goes wrong again, and is told, where the tests run.
     with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main([*_OPTIONS, "--collect-only", *map(str, group.tests)])
+        pytest.main([*_OPTIONS, "--collect-only", *map(str, tests)])
 
 
 def _trouble(plain: Ran | None, folder: Path) -> str:

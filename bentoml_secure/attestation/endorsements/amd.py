@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from cryptography import x509
-
 from bentoml_secure.attestation.endorsements.cache import Get
 from bentoml_secure.attestation.endorsements.fetching import (
     Endorsement,
@@ -27,7 +25,6 @@ from bentoml_secure.attestation.endorsements.fetching import (
 from bentoml_secure.attestation.evidence import Evidence
 from bentoml_secure.attestation.tees.amd_certificates import (
     find_amd_endorsements,
-    load_amd_certificate,
 )
 from bentoml_secure.attestation.tees.snp_report import (
     TURIN_CHIP_ID_BYTES,
@@ -49,7 +46,6 @@ _PARAMETERS = {
     "microcode": "ucodeSPL",
 }
 _BEFORE_TURIN = (Product.MILAN, Product.GENOA)
-_CHAIN_CERTIFICATES = 2
 
 
 def fetch_amd(evidence: Evidence, get: Get, service: str) -> tuple[Endorsement, ...]:
@@ -120,26 +116,27 @@ def _first(
 
 
 def _leaf_expiry(response: Response) -> datetime:
-    return load_amd_certificate(response.body).not_valid_after_utc
+    leaves = find_amd_endorsements((response.body,)).leaves
+    if len(leaves) != 1:
+        raise MalformedInputError("AMD's answer holds no key certificate of a chip")
+    return leaves[0].not_after
 
 
 def _chain_expiry(response: Response) -> datetime:
     found = find_amd_endorsements((response.body,))
-    issuers = (*found.roots, *found.signers)
-    if len(issuers) != _CHAIN_CERTIFICATES or len(found.roots) != 1:
+    if (len(found.roots), len(found.signers)) != (1, 1):
         raise MalformedInputError(
-            f"AMD certificate chain: got {len(issuers)} authorities, want two"
+            f"AMD's answer holds {len(found.roots)} roots and {len(found.signers)}"
+            " other authorities, want one of each"
         )
-    return min(issuer.not_after for issuer in issuers)
+    return min(issuer.not_after for issuer in (*found.roots, *found.signers))
 
 
 def _crl_expiry(response: Response) -> datetime:
-    try:
-        expires_at = x509.load_der_x509_crl(response.body).next_update_utc
-    except (ValueError, x509.InvalidVersion) as error:
-        raise MalformedInputError(
-            f"AMD revocation list does not parse: {error}"
-        ) from error
+    crls = find_amd_endorsements((response.body,)).crls
+    expires_at = crls[0].not_after if len(crls) == 1 else None
     if expires_at is None:
-        raise MalformedInputError("AMD revocation list: it does not say when it ends")
+        raise MalformedInputError(
+            "AMD's answer holds no revocation list that says when it ends"
+        )
     return expires_at
