@@ -27,7 +27,11 @@ from typing import Any
 
 from bentoml_secure.attestation.checks import require
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
-from bentoml_secure.attestation.reference_values import require_known
+from bentoml_secure.attestation.reference_values import (
+    IndexedReferences,
+    indexed_to_json,
+    require_known,
+)
 from bentoml_secure.attestation.roles import Comparison
 from bentoml_secure.attestation.tees.az_evidence import AzEvidence, parse_az_evidence
 from bentoml_secure.attestation.tees.hcl_report import HclReport
@@ -43,9 +47,7 @@ from bentoml_secure.attestation.tees.snp_policy import (
 )
 from bentoml_secure.attestation.tees.snp_report import Product
 from bentoml_secure.attestation.tees.tpm_pcrs import (
-    PcrReferences,
     compare_pcrs,
-    pcr_references_to_json,
     pcrs_to_json,
     read_pcr_references,
 )
@@ -71,7 +73,7 @@ class AzSnpVtpmPolicy:
     """
 
     snp: SnpPolicy
-    pcr: PcrReferences
+    pcr: IndexedReferences
 
     def compare(self, claims: VerifiedClaims) -> Comparison:
         """Return every difference between claims and this policy."""
@@ -79,7 +81,7 @@ class AzSnpVtpmPolicy:
 
     def to_json(self) -> dict[str, Any]:
         """Return the table of the policy."""
-        return {**self.snp.to_json(), "pcr": pcr_references_to_json(self.pcr)}
+        return {**self.snp.to_json(), "pcr": indexed_to_json(self.pcr)}
 
 
 class AzSnpVtpm:

@@ -54,8 +54,10 @@ from bentoml_secure.attestation.evidence import (
     VerifiedClaims,
 )
 from bentoml_secure.attestation.reference_values import (
+    IndexedReferences,
     References,
     compare_reference,
+    indexed_to_json,
     read_list,
     read_references,
     references_to_json,
@@ -78,10 +80,8 @@ from bentoml_secure.attestation.tees.tpm_keys import (
     parse_attestation_key,
 )
 from bentoml_secure.attestation.tees.tpm_pcrs import (
-    PcrReferences,
     compare_pcrs,
     parse_pcrs,
-    pcr_references_to_json,
     pcrs_to_json,
     read_pcr_references,
 )
@@ -137,7 +137,7 @@ class TpmPolicy:
         enrolment: Key ids of enrolment authorities, or why none is asked for.
     """
 
-    pcr: PcrReferences
+    pcr: IndexedReferences
     ek_roots: tuple[str, ...]
     enrolment: References
 
@@ -153,7 +153,7 @@ class TpmPolicy:
     def to_json(self) -> dict[str, Any]:
         """Return the table of the policy."""
         return {
-            "pcr": pcr_references_to_json(self.pcr),
+            "pcr": indexed_to_json(self.pcr),
             "ek_roots": list(self.ek_roots),
             "enrolment": references_to_json(self.enrolment),
         }

@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from bentoml_secure.attestation.reference_values import (
-    References,
+    IndexedReferences,
     Unchecked,
+    at_index,
     compare_reference,
-    read_references,
-    references_to_json,
-    require_known,
+    read_indexed,
 )
 from bentoml_secure.attestation.roles import Comparison
 from bentoml_secure.attestation.tees.tpm_quote import PCR_BYTES, PCR_COUNT
 from bentoml_secure.digest import parse_hex
-from bentoml_secure.errors import ConfigurationError, MalformedInputError
-
-PcrReferences = Mapping[int, References] | Unchecked
-"""Accepted values by register, ascending; or the reason why any are."""
+from bentoml_secure.errors import MalformedInputError
 
 _INDICES = frozenset(map(str, range(PCR_COUNT)))
 _VALUE = re.compile(r"[0-9a-f]{64}")
@@ -57,54 +52,31 @@ def pcrs_to_json(pcrs: Mapping[int, bytes]) -> dict[str, str]:
     return {str(index): value.hex() for index, value in sorted(pcrs.items())}
 
 
-def read_pcr_references(value: object, *, what: str) -> PcrReferences:
+def read_pcr_references(value: object, *, what: str) -> IndexedReferences:
     """Return the accepted values that a policy's key ``pcr`` spells.
+
+    Args:
+        value: From the policy.
+        what: Its table, for errors.
 
     Raises:
         ConfigurationError: Not a table of registers, none in it, an empty list.
     """
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigurationError(
-            f"{what} pcr: got {value!r:.60}, want accepted values by register.",
-            remedy='Spell it { 0 = ["<hex>"], ... } or { unchecked = "why" }.',
-        )
-    if "unchecked" in value:
-        found = read_references(
-            value, what=f"{what} pcr", pattern=_VALUE, form="64 hex digits"
-        )
-        if isinstance(found, Unchecked):
-            return found
-    known = require_known(value, _INDICES, what=f"{what} pcr")
-    return {
-        int(index): read_references(
-            known[index],
-            what=f"{what} pcr {index}",
-            pattern=_VALUE,
-            form="64 hex digits",
-        )
-        for index in sorted(known, key=int)
-    }
+    return read_indexed(
+        value,
+        what=f"{what} pcr",
+        indexes=range(PCR_COUNT),
+        pattern=_VALUE,
+        form="64 hex digits",
+    )
 
 
-def compare_pcrs(got: Mapping[str, str], wanted: PcrReferences) -> Comparison:
+def compare_pcrs(got: Mapping[str, str], wanted: IndexedReferences) -> Comparison:
     """Compare registers as claims spell them; one that is not quoted differs."""
     if isinstance(wanted, Unchecked):
         return compare_reference("pcr", "", wanted)
     comparison = Comparison()
     for index, references in wanted.items():
-        # One field for all: the register stands with the value.
-        accepted: References = (
-            Unchecked(f"{index}: {references.reason}")
-            if isinstance(references, Unchecked)
-            else tuple(f"{index}:{value}" for value in references)
-        )
         value = f"{index}:{got.get(str(index), 'not quoted')}"
-        comparison += compare_reference("pcr", value, accepted)
+        comparison += compare_reference("pcr", value, at_index(index, references))
     return comparison
-
-
-def pcr_references_to_json(references: PcrReferences) -> dict[str, Any]:
-    """Return accepted values as a policy spells them."""
-    if isinstance(references, Unchecked):
-        return {**references.to_json()}
-    return {str(i): references_to_json(found) for i, found in references.items()}

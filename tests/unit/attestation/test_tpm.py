@@ -405,9 +405,9 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("change", "match"),
         [
-            ({"pcr": None}, "pcr: got None, want accepted values by register"),
-            ({"pcr": {}}, "want accepted values by register"),
-            ({"pcr": ["00" * 32]}, "want accepted values by register"),
+            ({"pcr": None}, "pcr: got None, want accepted values by index"),
+            ({"pcr": {}}, "want accepted values by index"),
+            ({"pcr": ["00" * 32]}, "want accepted values by index"),
             ({"pcr": {"24": ["00" * 32]}}, "unknown key '24'"),
             ({"pcr": {"00": ["00" * 32]}}, "unknown key '00'"),
             ({"pcr": {"0": []}}, "want a list with at least one"),
