@@ -322,9 +322,10 @@ def _compare_times(
 
 
 def _compare_expiry(claims: VerifiedClaims, now: datetime) -> Comparison:
-    if claims.expires_at is None or claims.expires_at > now:
+    # Ends are inclusive, as those of certificates and collateral are.
+    if claims.expires_at is None or claims.expires_at >= now:
         return Comparison()
-    got, want = format_seconds(claims.expires_at), f"after {format_seconds(now)}"
+    got, want = format_seconds(claims.expires_at), f"{format_seconds(now)} or later"
     return Comparison(findings=(Finding("expires_at", got, want),))
 
 

@@ -1,8 +1,9 @@
 """Intel's DCAP from root to quote, made here: for signed evidence that must be refused.
 
 Every certificate says ``SIMULATED - NOT HARDWARE``, and every key follows from its
-name: what is signed here is the same in every process and protects nothing. Only
-``Tdx(root=...)`` and ``Sgx(root=...)`` with this root's digest verify it, as simulated.
+name and a secret, by default none: what is signed here is the same in every process and
+protects nothing. Only ``Tdx(root=...)`` and ``Sgx(root=...)`` with this root's digest
+verify it, as simulated.
 
     pki = DcapPki(now=now)
     quote = pki.tdx_quote(report_data, edit=lambda body: set_debug(body))
@@ -49,9 +50,9 @@ def _no_edit(_: Any) -> None:
     return None
 
 
-def make_key(name: str) -> ec.EllipticCurvePrivateKey:
-    """Return the P-256 key that follows from a name."""
-    scalar = int.from_bytes(hashlib.sha256(name.encode()).digest())
+def make_key(name: str, secret: bytes = b"") -> ec.EllipticCurvePrivateKey:
+    """Return the P-256 key that follows from a name and a secret."""
+    scalar = int.from_bytes(hashlib.sha256(secret + name.encode()).digest())
     return ec.derive_private_key(scalar, ec.SECP256R1())
 
 
@@ -93,8 +94,9 @@ def _issue(
     ca: bool,
     until: datetime,
     extension: bytes | None = None,
+    secret: bytes = b"",
 ) -> Issued:
-    key = make_key(name)
+    key = make_key(name, secret)
     signer = issuer.key if issuer else key
     subject = _subject(name)
     builder = (
@@ -147,6 +149,7 @@ class DcapPki:
         platform: What the platform's certificate and collateral say.
         name: Another name makes other keys: a foreign root.
         pck_until: End of the platform certificate; a year by default.
+        secret: Whoever knows it has the keys; without one, everybody has.
     """
 
     def __init__(
@@ -156,13 +159,21 @@ class DcapPki:
         platform: Platform | None = None,
         name: str = "development",
         pck_until: datetime | None = None,
+        secret: bytes = b"",
     ) -> None:
         self.now = now
         self.platform = platform or Platform()
         year = now + 365 * _DAY
-        self.root = _issue(f"{name} root", None, now=now, ca=True, until=year)
+        self.root = _issue(
+            f"{name} root", None, now=now, ca=True, until=year, secret=secret
+        )
         self.platform_ca = _issue(
-            f"{name} PCK Platform CA", self.root, now=now, ca=True, until=year
+            f"{name} PCK Platform CA",
+            self.root,
+            now=now,
+            ca=True,
+            until=year,
+            secret=secret,
         )
         self.pck = _issue(
             f"{name} PCK",
@@ -171,11 +182,17 @@ class DcapPki:
             ca=False,
             until=pck_until or year,
             extension=self.platform.to_extension(),
+            secret=secret,
         )
         self.tcb_signer = _issue(
-            f"{name} TCB Signing", self.root, now=now, ca=False, until=year
+            f"{name} TCB Signing",
+            self.root,
+            now=now,
+            ca=False,
+            until=year,
+            secret=secret,
         )
-        self.attestation_key = make_key(f"{name} attestation key")
+        self.attestation_key = make_key(f"{name} attestation key", secret)
 
     @property
     def root_digest(self) -> Digest:
