@@ -16,7 +16,8 @@ this room:
     appraisal          AppraisalPolicy, appraise()
     key_document       what evidence binds: keys, role, plan, package
     verification       all of it for one key document
-    tees               one file per kind
+    tees               verifiers, one file per kind
+    attesters          devices, one file each
     dev_root           the folder that simulated evidence hangs on
     dev_chain          its certificates
 """

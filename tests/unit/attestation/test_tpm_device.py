@@ -18,6 +18,7 @@ from bentoml_secure.attestation.attesters import open_attester
 from bentoml_secure.attestation.attesters.tpm import KnownTpm, TpmAttester
 from bentoml_secure.attestation.attesters.tpm_tools import Tpm2Tools
 from bentoml_secure.attestation.evidence import AttestationResult, Evidence
+from bentoml_secure.attestation.key_document import KeyDocument, report_data
 from bentoml_secure.attestation.tees.tpm import Tpm, parse_tpm_evidence
 from bentoml_secure.attestation.tees.tpm_credential import (
     EnrolmentRequest,
@@ -28,6 +29,7 @@ from bentoml_secure.attestation.tees.tpm_credential import (
 )
 from bentoml_secure.attestation.tees.tpm_endorsement import verify_endorsement_key
 from bentoml_secure.attestation.tees.tpm_keys import parse_attestation_key
+from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.digest import digest_bytes
 from bentoml_secure.errors import (
     AttestationError,
@@ -116,10 +118,7 @@ def judge(tpm: SoftwareTpm, root: str) -> Callable[..., AttestationResult]:
     """Verify and appraise evidence; keywords replace keys of the policy."""
 
     def run(
-        evidence: Evidence,
-        report_data: bytes = REPORT_DATA,
-        /,
-        **changes: Any,
+        evidence: Evidence, challenge: bytes = REPORT_DATA, /, **changes: Any
     ) -> AttestationResult:
         table = {
             "pcr": {"0": [ZERO], "7": [ZERO], str(MEASURED): [ZERO]},
@@ -137,7 +136,7 @@ def judge(tpm: SoftwareTpm, root: str) -> Callable[..., AttestationResult]:
         return appraise(
             Tpm().verify(evidence, (tpm.chain,), now=NOW),
             policy,
-            report_data=report_data,
+            report_data=challenge,
             now=NOW,
             nonce_issued_at=NOW,
         )
@@ -295,6 +294,46 @@ def test_an_event_log_explains_what_was_measured(
 def test_it_quotes_64_bytes(fresh: TpmAttester, length: int) -> None:
     with pytest.raises(MalformedInputError, match=f"got {length} bytes, want 64"):
         fresh.attest(bytes(length))
+
+
+def test_a_process_shows_its_keys_with_it(
+    attester: Callable[..., TpmAttester],
+    tpm: SoftwareTpm,
+    root: str,
+    make_document: Callable[..., KeyDocument],
+) -> None:
+    nonce, opened = bytes(range(32)), attester()
+    document = make_document(platform="tpm", not_after="2099-01-01T00:00:00Z")
+    policy = AppraisalPolicy.from_table(
+        {
+            "version": 1,
+            "max_age_seconds": 300,
+            "allow": ["tpm"],
+            "tpm": {
+                "pcr": {"0": [ZERO]},
+                "ek_roots": [root],
+                "enrolment": [AUTHORITY.public.key_id],
+            },
+        }
+    )
+
+    def verify(shown: KeyDocument, asked: bytes) -> AttestationResult:
+        return verify_key_document(
+            shown,
+            opened.attest(report_data(asked, document)),
+            opened.endorsements,
+            policy,
+            nonce=nonce,
+            now=NOW,
+            nonce_issued_at=NOW,
+        )
+
+    assert verify(document, nonce).claims.platform_id.startswith("sha256:")
+    with pytest.raises(PolicyRejected, match="report_data"):
+        verify(document, nonce[::-1])
+    other = make_document(platform="tpm", not_after="2098-01-01T00:00:00Z")
+    with pytest.raises(PolicyRejected, match="report_data"):
+        verify(other, nonce)
 
 
 class TestEnrolling:
