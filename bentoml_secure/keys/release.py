@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from bentoml_secure.attestation.checks import require
+from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
@@ -70,6 +72,24 @@ class Patience:
     seconds: float = PATIENCE_SECONDS
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
+
+
+def require_broker(document: KeyDocument, own: KeyDocument) -> None:
+    """Refuse a responder that is no broker of this release.
+
+    What configuration it has is not compared: its policy names this deployment's.
+
+    Args:
+        document: The responder's.
+        own: This process's.
+
+    Raises:
+        CheckFailedError: Another role or package.
+    """
+    got, want = document.role, Role.BROKER
+    require("broker_role", got == want, got=got, want=want)
+    same = document.package == own.package
+    require("broker_package", same, got=document.package, want=own.package)
 
 
 def fetch_segment_key(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
+from bentoml_secure.keys.release import fetch_segment_key, require_broker
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
@@ -28,18 +29,20 @@ from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import (
+    BROKER,
     STORE,
     Settings,
     from_environment,
     own_environment,
     read_settings,
 )
+from bentoml_secure.serving.weights import Weights, read_signed
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
 from bentoml_secure.session.keys import Shown
 from bentoml_secure.session.responders import Responder
-from bentoml_secure.split.plan import Plan, load_plan
-from bentoml_secure.split.runtime import load_segment
+from bentoml_secure.split.plan import Plan
+from bentoml_secure.split.runtime import LoadedSegment
 from bentoml_secure.statements import utc_now
 
 
@@ -89,8 +92,7 @@ class Deployment:
 
     Attributes:
         name: Of the entry service.
-        folder: The plan's.
-        plan: As plan.json says.
+        weights: The plan's folder.
         replicas: Of each segment.
         scenarios: As offered.
         threads: ONNX Runtime's, per runner.
@@ -99,8 +101,7 @@ class Deployment:
     """
 
     name: str
-    folder: Path
-    plan: Plan
+    weights: Weights
     replicas: int
     scenarios: Scenarios
     threads: int
@@ -120,26 +121,47 @@ class Deployment:
         in_process: bool,
         max_message_bytes: int,
         module: str,
+        signer: str | Path | None = None,
+        signature: str | Path | None = None,
     ) -> Deployment:
         """Read plan.json and the scenarios file.
 
         Raises:
             ConfigurationError: A file is not there or not in order.
             MalformedInputError: plan.json is not a plan.
+            CheckFailedError: plan.json is not what the signer signed.
         """
         folder = find(plan, module)
+        signed = None
+        if signer is not None:
+            where = None if signature is None else find(signature, module)
+            signed = read_signed(folder, find(signer, module), where)
+        elif signature is not None:
+            raise ConfigurationError(
+                "signature: got one, and no signer.",
+                remedy="Name the only key that is accepted, with signer=.",
+            )
         if not 1 <= replicas <= 64:
             raise ConfigurationError(f"replicas: got {replicas}, want 1 to 64")
         return cls(
             name=name,
-            folder=folder,
-            plan=load_plan(folder),
+            weights=Weights.read(folder, signed),
             replicas=replicas,
             scenarios=parse_scenarios(_read("scenarios", find(scenarios, module))),
             threads=threads,
             in_process=in_process,
             max_message_bytes=max_message_bytes,
         )
+
+    @property
+    def folder(self) -> Path:
+        """The plan's."""
+        return self.weights.folder
+
+    @property
+    def plan(self) -> Plan:
+        """As plan.json says."""
+        return self.weights.plan
 
     @property
     def runner_names(self) -> list[list[str]]:
@@ -168,6 +190,8 @@ class Deployment:
             segments=len(self.plan.segments),
             scenarios=self.scenarios,
             policy=self.policy.to_json(),
+            sealed=self.weights.sealed,
+            signer=self.weights.signer,
         )
 
     def identify(self, role: Role, service: str, segment: Digest | None) -> Identity:
@@ -185,16 +209,70 @@ class Deployment:
             key_lifetime=settings.key_lifetime,
         )
 
-    def runner(self, name: str, segment: int, run: RunSegment) -> RunnerCore:
+    def identify_runner(self, name: str, segment: int) -> Identity:
+        """Make the keys of one replica's process."""
+        return self.identify(Role.RUNNER, name, self.plan.segments[segment].identity)
+
+    def load(self, segment: int, identity: Callable[[], Identity]) -> LoadedSegment:
+        """Load one segment; a sealed one with the key that the broker releases.
+
+        Args:
+            segment: Which, from 0.
+            identity: Returns what is shown to the broker.
+
+        Raises:
+            SecureError: No such segment, an altered file, or no key.
+        """
+        weights, threads = self.weights, self.threads
+        if not weights.sealed:
+            return weights.load(segment, threads=threads)
+        own = identity()
+        released = fetch_segment_key(
+            self.broker_url(own.keys.document.service),
+            own,
+            lambda shown: self._judge_broker(shown, own),
+            weights.request(segment),
+            max_age_seconds=self.policy.max_age_seconds,
+        )
+        return weights.open(segment, released.key, threads=threads)
+
+    def broker_url(self, runner: str) -> str:
+        """Return the URL of the broker that a runner asks for its key.
+
+        Raises:
+            ConfigurationError: None is configured.
+        """
+        environment = own_environment(os.environ, runner)
+        url = read_settings(environment, service=runner).broker
+        if url is None:
+            raise ConfigurationError(
+                f"{runner}: the weights in {self.folder} are sealed, and no broker is"
+                " configured to release their keys.",
+                remedy=f"Set {BROKER}=URL, see docs/sealed-models.md.",
+            )
+        return url
+
+    def _judge_broker(self, shown: Shown, own: Identity) -> AttestationResult:
+        require_broker(shown.document, own.keys.document)
+        return judge(shown, self.policy, now=utc_now())
+
+    def runner(
+        self,
+        name: str,
+        segment: int,
+        run: RunSegment,
+        identity: Identity | None = None,
+    ) -> RunnerCore:
         """Make the runner of one replica.
 
         Args:
             name: Of its service.
             segment: Which segment, from 0.
             run: What runs the segment.
+            identity: The process's, where it has shown one already.
         """
         entry, age = self.plan.segments[segment], self.policy.max_age_seconds
-        identity = self.identify(Role.RUNNER, name, entry.identity)
+        identity = identity or self.identify_runner(name, segment)
         responder = Responder(
             identity,
             lambda shown: self._judge_entry(shown, identity),
@@ -268,7 +346,9 @@ class Deployment:
             SecureError: Wrong runtime, a missing or altered file, or no segment.
         """
         if index not in self._loadable:
-            load_segment(self.folder, self.plan, index, threads=1)
+            if not self._loadable:
+                self.weights.require_folder()
+            self.weights.require_segment(index)
             self._loadable.add(index)
 
     def _channel(

@@ -38,7 +38,7 @@ from bentoml_secure.serving.entry_door import EntryDoor
 from bentoml_secure.serving.request import current
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.runner_app import MAX_MESSAGE_BYTES, RunnerDoor
-from bentoml_secure.split.runtime import load_segment, require_runtime
+from bentoml_secure.split.runtime import require_runtime
 from bentoml_secure.tensors import Array
 
 # BentoML parses JSON into Python objects of many times its size: raise with care.
@@ -61,22 +61,18 @@ class Runner:
     segment_index: int
 
     def __init__(self) -> None:
-        self.core = self.deployment.runner(
-            self.name, self.segment_index, self.load_run()
-        )
+        deployment, index = self.deployment, self.segment_index
+        # Before there is anything to dump.
+        deployment.weights.harden()
+        self.identity = deployment.identify_runner(self.name, index)
+        self.core = deployment.runner(self.name, index, self.load_run(), self.identity)
         type(self).core_of_process = self.core
 
     core_of_process: RunnerCore | None = None
 
     def load_run(self) -> RunSegment:
         """Load the segment and return what runs it: the seam of fault injection."""
-        deployment = self.deployment
-        loaded = load_segment(
-            deployment.folder,
-            deployment.plan,
-            self.segment_index,
-            threads=deployment.threads,
-        )
+        loaded = self.deployment.load(self.segment_index, lambda: self.identity)
         return loaded.run_unchecked
 
     @classmethod
@@ -182,6 +178,8 @@ def service(
     replicas: int,
     scenarios: str | Path,
     name: str | None = None,
+    signer: str | Path | None = None,
+    signature: str | Path | None = None,
     in_process: bool = False,
     threads: int = 1,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -196,6 +194,8 @@ def service(
         replicas: Of each segment; 2f+1 to stand f liars or failures.
         scenarios: File of the scenarios, relative to the project.
         name: Of the service; the class's name if left out.
+        signer: PEM file of the key whose OpenSSF model signature the plan must have.
+        signature: File of that signature; a sealed plan's own if left out.
         in_process: Build the runners inside the entry. For tests: such an entry sees
             every segment.
         threads: ONNX Runtime's threads per operation, in each runner.
@@ -210,6 +210,7 @@ def service(
     Raises:
         ConfigurationError: A file is missing or not in order, or more than one
             worker was asked for.
+        CheckFailedError: The plan is not what the signer signed.
     """
 
     def decorate(cls: type) -> Any:
@@ -227,6 +228,8 @@ def service(
             in_process=in_process,
             max_message_bytes=max_message_bytes,
             module=cls.__module__,
+            signer=signer,
+            signature=signature,
         )
         return _build(cls, deployment, dict(runner or {}), options, max_body_bytes)
 
@@ -275,6 +278,8 @@ def _runner_service(
         # In the supervisor: a start that cannot work fails there and then.
         refuse_workers({"workers": configured_workers(name)}, name)
         deployment.require_segment(index)
+        if deployment.weights.sealed:
+            deployment.broker_url(name)
 
     made: type[Runner] = type(
         name,

@@ -10,8 +10,16 @@ BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
 service's name under $BENTOML_HOME/bentoml_secure
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
+BENTOML_SECURE_BROKER     URL of the broker that releases the keys of sealed weights
 BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 60 to
 604800; default: a day
+
+Of a broker:
+
+BENTOML_SECURE_BROKER_FOLDER   folder of its store, broker.db, and its policy,
+policy.toml
+BENTOML_SECURE_BROKER_WRAPPING_KEY   file of the key that its store's keys are wrapped
+under; default: wrapping.key in that folder
 
 A variable may be set for one process of several on a host: NAME__SERVICE, with the name
 of the process's BentoML service, goes before NAME.
@@ -32,12 +40,16 @@ from bentoml_secure.attestation.attesters import (
     attester_kind,
 )
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.keys.http_calls import parse_url
 from bentoml_secure.session.identity import KEY_LIFETIME
 
 PREFIX = "BENTOML_SECURE_"
 POLICY = "BENTOML_SECURE_POLICY"
 STORE = "BENTOML_SECURE_STORE"
 SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
+BROKER = "BENTOML_SECURE_BROKER"
+BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
+BROKER_WRAPPING_KEY = "BENTOML_SECURE_BROKER_WRAPPING_KEY"
 KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
 _KEY_LIFETIMES = range(60, 7 * 86_400 + 1)
 
@@ -51,6 +63,7 @@ class Settings:
         policy: Path of the appraisal policy.
         store: Path of the receipts' database.
         salt_token: Bearer token for root salts that the entry drew, or None.
+        broker: URL of the broker of sealed weights' keys, or None.
         key_lifetime: Of the process's keys.
     """
 
@@ -58,6 +71,26 @@ class Settings:
     policy: Path
     store: Path
     salt_token: str | None
+    broker: str | None = None
+    key_lifetime: timedelta = KEY_LIFETIME
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """What a broker's process is told from outside.
+
+    Attributes:
+        attester: Kind of what makes its evidence.
+        store: Path of its database.
+        wrapping_key: Path of the key that the database's keys are wrapped under.
+        policy: Path of the models' owner's policy.
+        key_lifetime: Of the process's keys.
+    """
+
+    attester: str
+    store: Path
+    wrapping_key: Path
+    policy: Path
     key_lifetime: timedelta = KEY_LIFETIME
 
 
@@ -65,8 +98,49 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
     """Read the settings of a process of ``service``.
 
     Raises:
-        ConfigurationError: No attester is configured, or a file is not there.
+        ConfigurationError: No attester is configured, a file is not there, or a value
+            of another form.
     """
+    attester = _attester(environment)
+    token_file = environment.get(SALT_TOKEN_FILE)
+    broker = environment.get(BROKER) or None
+    if broker is not None:
+        parse_url(broker, what=BROKER, plain=True)
+    return Settings(
+        attester=attester,
+        policy=_policy(environment),
+        store=_store(environment, service),
+        salt_token=_read_token(Path(token_file)) if token_file else None,
+        broker=broker,
+        key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
+    )
+
+
+def read_broker_settings(environment: Mapping[str, str]) -> BrokerSettings:
+    """Read the settings of a broker's process.
+
+    Raises:
+        ConfigurationError: No attester is configured, or no folder.
+    """
+    attester, named = _attester(environment), environment.get(BROKER_FOLDER)
+    if not named:
+        raise ConfigurationError(
+            f"{BROKER_FOLDER} is not set: the broker has no keys to release.",
+            remedy="`bentoml-secure broker init` makes a store; docs/sealed-models.md"
+            " has the steps.",
+        )
+    folder = Path(named).resolve()
+    wrapping_key = environment.get(BROKER_WRAPPING_KEY) or folder / "wrapping.key"
+    return BrokerSettings(
+        attester=attester,
+        store=folder / "broker.db",
+        wrapping_key=Path(wrapping_key).resolve(),
+        policy=folder / "policy.toml",
+        key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
+    )
+
+
+def _attester(environment: Mapping[str, str]) -> str:
     attester = attester_kind(environment)
     if attester is None:
         raise ConfigurationError(
@@ -77,14 +151,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
                 "process of the deployment."
             ),
         )
-    token_file = environment.get(SALT_TOKEN_FILE)
-    return Settings(
-        attester=attester,
-        policy=_policy(environment),
-        store=_store(environment, service),
-        salt_token=_read_token(Path(token_file)) if token_file else None,
-        key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
-    )
+    return attester
 
 
 def _policy(environment: Mapping[str, str]) -> Path:
