@@ -143,20 +143,13 @@ def test_a_simulated_gpu_makes_the_result_simulated(judge: Judge) -> None:
     assert not replace(hardware, gpu=None).simulated
 
 
-def test_the_earlier_end_counts(
-    judge: Judge, make_document: Callable[..., KeyDocument], now: datetime
-) -> None:
+def test_the_earlier_end_counts(judge: Judge, now: datetime) -> None:
     """The GPU's leaf ends before the development root does."""
     week = {"max_age_seconds": 604_800}
-    assert judge(policy=week).expires_at == now + timedelta(days=1)
-    at = now + timedelta(days=1)
-    assert "gpu.expires_at" in fields_of(
-        judge,
-        document=make_document(not_after="2026-04-01T12:00:00Z"),
-        policy=week,
-        now=at,
-        nonce_issued_at=at,
-    )
+    end = now + timedelta(days=1)
+    assert judge(policy=week).expires_at == end
+    with pytest.raises(CheckFailedError, match=r"chain\.validity"):
+        judge(policy=week, now=end + timedelta(seconds=1))
 
 
 class TestAttacks:
