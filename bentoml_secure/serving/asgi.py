@@ -41,6 +41,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
+Route = Callable[[tuple[str, str], Scope, Receive, Send], Awaitable[None]]
+"""Answers a request by its method and path, or raises."""
+
+Describe = Callable[[BaseException], tuple[int, dict[str, Any]]]
+
+BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
+
 logger = logging.getLogger("bentoml_secure")
 
 
@@ -247,3 +254,48 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     logger.error("unexpected error", exc_info=error)
     message = "An unexpected error has occurred; the service's log has it."
     return 500, {"error": {"code": "internal", "message": message}}
+
+
+async def answer_listed(
+    app: App,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    route: Route,
+    describe_error: Describe = describe,
+) -> None:
+    """Answer one connection's request by an explicit list of paths. Never raises.
+
+    Args:
+        app: What BentoML built; sees its own health paths only.
+        scope: ASGI's.
+        receive: ASGI's.
+        send: ASGI's.
+        route: Answers everything else, or raises.
+        describe_error: Says what a caller is told of an error.
+    """
+    if scope["type"] == "lifespan":
+        await app(scope, receive, send)
+        return
+    if scope["type"] != "http":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    asked = (scope["method"], scope["path"])
+    if asked[0] in ("GET", "HEAD") and asked[1] in BENTOML_PATHS:
+        await app(scope, receive, send)
+        return
+    started = False
+
+    async def tracked(message: Any) -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    try:
+        await route(asked, scope, receive, tracked)
+    except Exception as error:  # noqa: BLE001 - a door must not raise
+        status, document = describe_error(error)
+        if not started:
+            # The rest of the body was not read: the connection cannot go on.
+            await send_json(send, status, document, {"connection": "close"})

@@ -39,6 +39,7 @@ logger = logging.getLogger("bentoml_secure")
 MAX_OPEN_NONCES = 10_000
 MAX_KEPT_SALTS = 10_000
 CLOSE_SECONDS = 10.0
+MAX_CLIENT_FINISH_BYTES = 16 * 1024
 MAX_CLIENT_EXCHANGES = 1 << 14
 """Of one client's session: its window of used ids has at most 2 MiB."""
 
@@ -161,6 +162,7 @@ class Entry:
             max_age_seconds=max_age_seconds / 2,
             clock=clock,
             max_exchanges=MAX_CLIENT_EXCHANGES,
+            max_finish_bytes=MAX_CLIENT_FINISH_BYTES,
         )
         self._keep_salts = keep_salts
         self._completions: dict[str, asyncio.Task[None]] = {}

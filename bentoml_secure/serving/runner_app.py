@@ -14,19 +14,26 @@ ever read, whatever the content type says.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.digest import NONCE_BYTES, parse_hex
-from bentoml_secure.errors import MalformedInputError, UnavailableError
+from bentoml_secure.errors import (
+    MalformedInputError,
+    PolicyRejected,
+    UnavailableError,
+    VerificationError,
+)
 from bentoml_secure.serving.asgi import (
     App,
     NotFoundError,
     Receive,
     Scope,
     Send,
+    answer_listed,
     content_length,
     describe,
     header,
@@ -46,16 +53,15 @@ from bentoml_secure.serving.sealed import (
 )
 from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
 from bentoml_secure.session.identity import Keys
-from bentoml_secure.session.messages import MAX_MESSAGE_BYTES as MAX_HANDSHAKE_BYTES
 from bentoml_secure.session.messages import Document
 from bentoml_secure.session.responders import Responder
+
+logger = logging.getLogger("bentoml_secure")
 
 PREFIX = "/bsec/v1"
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_ATTEST_BYTES = 4096
 BODY_SECONDS = 30.0
-
-_BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz"})
 
 
 class RunnerDoor:
@@ -85,30 +91,7 @@ class RunnerDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's request, or hand a health check on."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        route = (scope["method"], scope["path"])
-        if route[0] in ("GET", "HEAD") and route[1] in _BENTOML_PATHS:
-            await self._app(scope, receive, send)
-            return
-        started = False
-
-        async def tracked(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._route(route, scope, receive, tracked)
-        except Exception as error:  # noqa: BLE001 - the door must not raise
-            status, document = describe(error)
-            if not started:
-                # The rest of the body was not read: the connection cannot go on.
-                await send_json(send, status, document, {"connection": "close"})
+        await answer_listed(self._app, scope, receive, send, route=self._route)
 
     async def _route(
         self, route: tuple[str, str], scope: Scope, receive: Receive, send: Send
@@ -220,9 +203,17 @@ async def _hello(responder: Responder, receive: Receive) -> Document:
 
 async def _finish(responder: Responder, receive: Receive) -> Document:
     message = await receive_json(
-        receive, what="session finish", max_bytes=MAX_HANDSHAKE_BYTES
+        receive, what="session finish", max_bytes=responder.max_finish_bytes
     )
-    return await asyncio.to_thread(responder.accept, message)
+    try:
+        return await asyncio.to_thread(responder.accept, message)
+    except PolicyRejected as rejection:
+        # Whoever was refused is a stranger: the log has what would be accepted.
+        logger.warning("session refused: %s", rejection)
+        fields = sorted({finding.field for finding in rejection.findings})
+        raise VerificationError(
+            f"session finish: not acceptable in {', '.join(fields)}; the log says why"
+        ) from rejection
 
 
 HANDSHAKE: Mapping[tuple[str, str], Callable[[Responder, Receive], Awaitable[Document]]]

@@ -7,10 +7,18 @@ query would be outside as well, and is refused.
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass
 
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.serving.asgi import Scope, Send, send_pieces
+from bentoml_secure.serving.asgi import (
+    HandlerError,
+    Scope,
+    Send,
+    describe,
+    send_pieces,
+)
 from bentoml_secure.session.bodies import (
     SEALED_TYPE,
     Answering,
@@ -26,6 +34,7 @@ from bentoml_secure.session.keys import Session
 from bentoml_secure.session.responders import Responder
 
 _LENGTH_BYTES = 4
+logger = logging.getLogger("bentoml_secure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +115,27 @@ class SealedRequest:
         """Send an answer, sealed.
 
         Raises:
-            MalformedInputError: Nothing was opened, or headers that are none.
+            MalformedInputError: Nothing was opened.
         """
         answering = self._opener.answering
         if answering is None:
             raise MalformedInputError("sealed request: nothing was opened")
         status = status or 500
-        inner = Inner(headers=inner_headers(headers), body=body, status=status)
-        head, rest = inner.encode()
-        pieces = (head + rest,)
-        sealed = answering.seal(status, pieces, (len(pieces[0]),))
+        try:
+            headers_inside = inner_headers(headers)
+            message = b"".join(
+                Inner(headers=headers_inside, body=body, status=status).encode()
+            )
+        except MalformedInputError as error:
+            # The handler's own: told sealed, as everything is from here on.
+            logger.warning("%s answered with %s", self._scope["path"], error)
+            status, message = 500, _refusal("its headers cannot be sealed; see the log")
+        sealed = answering.seal(status, (message,), (len(message),))
         await send_pieces(send, status, SEALED_TYPE, sealed.length, sealed.pieces)
+
+
+def _refusal(message: str) -> bytes:
+    status, document = describe(HandlerError(f"the handler's answer: {message}"))
+    body = json.dumps(document, separators=(",", ":")).encode()
+    typed = {"content-type": "application/json"}
+    return b"".join(Inner(headers=typed, body=body, status=status).encode())

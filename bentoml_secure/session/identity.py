@@ -98,8 +98,8 @@ class Identity:
         if self._clock() > self._renew_at:
             with self._lock:
                 if self._clock() > self._renew_at:
-                    self._renew_at = self._clock() + self._key_lifetime * _USED_SHARE
                     self._keys = self._make_keys()
+                    self._renew_at = self._clock() + self._key_lifetime * _USED_SHARE
         return self._keys
 
     def attest(self, nonce: bytes, keys: Keys) -> EvidenceRecord:

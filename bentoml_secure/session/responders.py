@@ -23,7 +23,12 @@ from bentoml_secure.errors import (
 from bentoml_secure.session.handshake import Judge, Offered, accept, make_offer
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.keys import Session
-from bentoml_secure.session.messages import Document, Finish, Hello
+from bentoml_secure.session.messages import (
+    MAX_MESSAGE_BYTES,
+    Document,
+    Finish,
+    Hello,
+)
 
 HANDSHAKE_SECONDS = 60.0
 MAX_HANDSHAKES = 1024
@@ -33,6 +38,8 @@ MAX_EXCHANGES = 1 << 17
 
 QUOTES_PER_SECOND = 32.0
 QUOTE_BURST = 128
+MAX_WAITING = 8
+"""Callers of one process that wait for its device at once."""
 
 UNKNOWN_SESSION = "unknown-session"
 """The code of a plain refusal that means: make a new session."""
@@ -121,6 +128,7 @@ class Responder:
         draw: From an entry: makes a signed commitment for each session.
         max_sessions: Held at once; beyond that the oldest ends.
         max_exchanges: Of one session.
+        max_finish_bytes: Of message (c): callers without evidence need little.
     """
 
     def __init__(
@@ -134,7 +142,9 @@ class Responder:
         draw: Callable[[], Document] | None = None,
         max_sessions: int = MAX_SESSIONS,
         max_exchanges: int = MAX_EXCHANGES,
+        max_finish_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
+        self.max_finish_bytes = max_finish_bytes
         self.identity = identity
         self.quotes = quotes or TokenBucket()
         self._judge = judge
@@ -146,6 +156,7 @@ class Responder:
         self._offered: OrderedDict[bytes, Offered] = OrderedDict()
         self._served: OrderedDict[bytes, Served] = OrderedDict()
         self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def offer(self, message: object) -> Document:
         """Answer message (a) with (b). Blocks while the device makes evidence.
@@ -160,7 +171,16 @@ class Responder:
         keys = self.identity.keys
         # Before the device is asked: a session is as old as its evidence at least.
         now = self._clock()
-        record = self.identity.attest(hello.nonce, keys)
+        # Who waits for a slow device holds a thread: beyond a few, nobody waits.
+        if not self._waiting.acquire(blocking=False):
+            raise RateLimitedError(
+                f"evidence: {MAX_WAITING} callers wait for the device already.",
+                remedy="Try again in a second; hold on to the session there is.",
+            )
+        try:
+            record = self.identity.attest(hello.nonce, keys)
+        finally:
+            self._waiting.release()
         offered = make_offer(hello, keys, record, secrets.token_bytes(NONCE_BYTES), now)
         with self._lock:
             self._forget(now)

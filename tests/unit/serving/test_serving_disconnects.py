@@ -27,6 +27,7 @@ class Identified:
     """As much of an entry or a runner as is looked at before the body has come."""
 
     keys = None
+    max_finish_bytes = 1000
 
     @property
     def identity(self) -> Identified:
