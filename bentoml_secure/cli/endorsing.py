@@ -18,7 +18,7 @@ def endorsements() -> None:
 
 
 @endorsements.command()
-@click.option("--kind", required=True, help="tdx, sgx or sev-snp.")
+@click.option("--kind", required=True, help="tdx, sgx, sev-snp or az-snp-vtpm.")
 @click.option(
     "--evidence",
     "evidence_file",
@@ -89,7 +89,7 @@ def fetch(
         refresh=refresh,
     )
     evidence = Evidence(kind=kind, blob=read_evidence(evidence_file))
-    service = kds if kind == "sev-snp" else pcs
+    service = pcs if kind in ("sgx", "tdx") else kds
     fetched = fetch_endorsements(evidence, get, service=service)
     try:
         out.mkdir(parents=True, exist_ok=True)

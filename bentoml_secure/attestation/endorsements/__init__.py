@@ -15,7 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bentoml_secure.attestation.endorsements.amd import AMD_SERVICE, fetch_amd
+from bentoml_secure.attestation.endorsements.amd import (
+    AMD_SERVICE,
+    fetch_amd,
+    fetch_azure,
+)
 from bentoml_secure.attestation.endorsements.cache import Get
 from bentoml_secure.attestation.endorsements.fetching import Endorsement
 from bentoml_secure.attestation.endorsements.intel import (
@@ -28,6 +32,7 @@ from bentoml_secure.errors import ConfigurationError
 
 _Fetcher = Callable[[Evidence, Get, str], tuple[Endorsement, ...]]
 _FETCHERS: Mapping[str, tuple[_Fetcher, str]] = {
+    "az-snp-vtpm": (fetch_azure, AMD_SERVICE),
     "sev-snp": (fetch_amd, AMD_SERVICE),
     "sgx": (fetch_sgx, INTEL_SERVICE),
     "tdx": (fetch_tdx, INTEL_SERVICE),

@@ -26,6 +26,7 @@ from bentoml_secure.attestation.evidence import Evidence
 from bentoml_secure.attestation.tees.amd_certificates import (
     find_amd_endorsements,
 )
+from bentoml_secure.attestation.tees.az_evidence import parse_az_evidence
 from bentoml_secure.attestation.tees.snp_report import (
     TURIN_CHIP_ID_BYTES,
     Product,
@@ -50,7 +51,19 @@ _BEFORE_TURIN = (Product.MILAN, Product.GENOA)
 
 def fetch_amd(evidence: Evidence, get: Get, service: str) -> tuple[Endorsement, ...]:
     """Fetch the certificates of a SEV-SNP report; see ``fetch_endorsements``."""
-    report = parse_report(evidence.blob)
+    return _fetch_for(parse_report(evidence.blob), get, service)
+
+
+def fetch_azure(evidence: Evidence, get: Get, service: str) -> tuple[Endorsement, ...]:
+    """Fetch those of the report in an Azure VM's evidence; see ``fetch_endorsements``.
+
+    Its VCEK may stand in the evidence already; its authorities do not.
+    """
+    report = parse_az_evidence(evidence.blob).hcl_report.report
+    return _fetch_for(report, get, service)
+
+
+def _fetch_for(report: Report, get: Get, service: str) -> tuple[Endorsement, ...]:
     products = _products(report)
     if report.signing_key is SigningKey.VLEK:
         return _chain_of("vlek", products, get, service)

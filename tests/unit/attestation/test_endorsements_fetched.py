@@ -20,6 +20,7 @@ from bentoml_secure.attestation.endorsements.fetching import (
     Response,
 )
 from bentoml_secure.attestation.evidence import Evidence
+from bentoml_secure.attestation.tees.az_snp_vtpm import AzSnpVtpm
 from bentoml_secure.attestation.tees.sev_snp import SevSnp
 from bentoml_secure.attestation.tees.sgx import Sgx
 from bentoml_secure.attestation.tees.snp_report import Product, SigningKey
@@ -31,6 +32,7 @@ from bentoml_secure.errors import (
     UnavailableError,
 )
 from bentoml_secure.testing.amd_pki import AmdPki
+from bentoml_secure.testing.az_vm import AzVm
 from bentoml_secure.testing.dcap_pki import DcapPki, QuoteParts
 from tests.evidence_vectors import vector
 from tests.unit.attestation.vendor_services import (
@@ -246,6 +248,15 @@ class TestAmd:
         claims = SevSnp(roots=pki.roots).verify(evidence, data_of(fetched), now=NOW)
         assert claims.claims["revocation_checked"]
 
+    def test_a_vm_of_azure_s_needs_its_report_s(self, service: Service) -> None:
+        pki = AmdPki(now=NOW)
+        levels = "blSPL=4&teeSPL=0&snpSPL=24&ucodeSPL=219"
+        service.answers = amd_answers(pki, f"{pki.hwid.hex()}?{levels}")
+        evidence = AzVm(pki).attest(bytes(32))
+        fetched = fetch("az-snp-vtpm", evidence.blob, service)
+        claims = AzSnpVtpm(roots=pki.roots).verify(evidence, data_of(fetched), now=NOW)
+        assert claims.simulated
+
     def test_an_old_report_is_asked_for_at_each_product(self, service: Service) -> None:
         pki = AmdPki(now=NOW, product=Product.GENOA)
         levels = "blSPL=4&teeSPL=0&snpSPL=24&ucodeSPL=219"
@@ -336,7 +347,7 @@ class TestAmd:
 
 
 def test_kinds_without_a_service_are_refused() -> None:
-    assert KINDS == ("sev-snp", "sgx", "tdx")
+    assert KINDS == ("az-snp-vtpm", "sev-snp", "sgx", "tdx")
     with pytest.raises(ConfigurationError, match="nothing to fetch"):
         fetch_endorsements(Evidence(kind="nitro", blob=b"1"), get)
 
