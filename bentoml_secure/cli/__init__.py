@@ -13,7 +13,8 @@ imported here but click and the error tree: each command imports its room when i
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
     sealing      sign-model, verify-model, seal-model
-    brokering    broker init, add-keys, revoke, audit
+    brokering    broker init, add-keys, policy, revoke, audit
+    owned        files that name a deployment, for trust and broker policy
 
 Every option is also read from the environment: of ``split --segments``
 ``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.

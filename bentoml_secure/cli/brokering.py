@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bentoml_secure.cli.outcome import Outcome, State, own_files, settle
+from bentoml_secure.cli.owned import OUT, Owned, deployment_options, write_out
 from bentoml_secure.cli.parameters import FILE
 from bentoml_secure.errors import ConfigurationError
 
@@ -67,6 +68,32 @@ def add_keys(store: Path, keys_file: Path, wrapping_key: Path) -> None:
     with _opened(store) as opened:
         opened.add_keys(keys, wrapping, now=utc_now())
     click.echo(f"{len(keys.keys)} keys of plan {keys.plan}")
+
+
+@broker.command()
+@deployment_options
+@OUT
+def policy(out: Path | None, **named: Any) -> None:
+    """Write the policy by which a broker releases the keys of one deployment.
+
+    They go to runners and provers of the plan in PLAN_DIR, sealed, under these
+    scenarios and this appraisal policy, of this release of the package: nobody else.
+    """
+    from bentoml_secure.attestation.key_document import package_digest
+    from bentoml_secure.keys.broker_policy import ROLES, VERSION, parse_broker_policy
+    from bentoml_secure.receipts.toml import write_toml
+
+    owned = Owned.read(**named, sealed=True)
+    model = {
+        "plan": owned.plan.digest,
+        "roles": [role.value for role in ROLES],
+        "config_digests": [owned.configuration.digest],
+        "package_digests": [package_digest()],
+    }
+    document = {"version": VERSION, "models": [model]}
+    text = write_toml({**document, "appraisal": owned.policy.to_json()})
+    parse_broker_policy(text.encode())
+    write_out(out, text)
 
 
 @broker.command()

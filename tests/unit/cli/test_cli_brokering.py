@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from bentoml_secure.attestation.appraisal import parse_policy
+from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.digest import digest_json
+from bentoml_secure.keys.broker_policy import parse_broker_policy
 from bentoml_secure.keys.broker_store import BrokerStore, Revoked
+from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.testing.deployment import make_plan
 from tests.unit.cli.conftest import Run
+from tests.unit.cli.test_cli_deployment import SCENARIOS
 from tests.unit.keys.conftest import write_plan
 
 SEGMENT = digest_json("a segment")
@@ -171,3 +176,29 @@ def test_no_store(run: Run, tmp_path: Path) -> None:
     result = run("broker", "audit", tmp_path / "none")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "broker init" in result.stderr
+
+
+def test_the_policy_of_a_deployment(run: Run, tmp_path: Path) -> None:
+    folder, root = write_plan(tmp_path / "plan", make_plan(2)), tmp_path / "root"
+    (tmp_path / "scenarios.toml").write_text(SCENARIOS)
+    run("dev-root", root)
+    named: tuple[str | Path, ...] = (
+        *("--scenarios", tmp_path / "scenarios.toml", "--service", "Diagnosis"),
+        *("--policy", root / "policy.toml", "--replicas", "3"),
+    )
+    out = tmp_path / "broker.toml"
+    result = run("broker", "policy", folder, *named, "--out", out)
+    assert (result.exit_code, result.stdout) == (0, "")
+    made = parse_broker_policy(out.read_bytes())
+    assert made.appraisal == parse_policy((root / "policy.toml").read_bytes())
+    plan = make_plan(2).digest
+    assert list(made.models) == [plan]
+    model = made.models[plan]
+    assert model.roles == ("prover", "runner")
+    assert model.packages == (package_digest(),)
+    # What a sealed folder's trust file accepts, though this folder is plain.
+    (folder / "sealed.json").write_text("")
+    trust = parse_trust(run("trust", folder, *named).stdout.encode())
+    assert model.config_digests == trust.config_digests
+    printed = run("broker", "policy", folder, *named)
+    assert printed.stdout == out.read_text()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bentoml_secure.attestation.appraisal import parse_policy
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.digest import canonical_json
+from bentoml_secure.keys.model_signing import signer_digest
 from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.scenario import Configuration, Independence, parse_scenarios
 from bentoml_secure.testing.deployment import make_plan
@@ -100,6 +104,41 @@ def test_trust_holds_the_digests_of_the_deployment(run: Run, owned: Path) -> Non
     assert trust.scenarios == {
         name: scenarios.by_name[name].digest for name in ("critical", "general")
     }
+
+
+def test_trust_tells_a_sealed_deployment_and_a_signed_one(
+    run: Run, owned: Path
+) -> None:
+    def config_digest(*rest: str | Path) -> str:
+        arguments = trust_arguments(owned, *rest)
+        accepted = parse_trust(run(*arguments).stdout.encode()).config_digests
+        assert isinstance(accepted, tuple)
+        (digest,) = accepted
+        return digest
+
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = owned / "signer.pem"
+    pem.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    configuration = Configuration(
+        service="Diagnosis",
+        replicas=3,
+        segments=2,
+        scenarios=parse_scenarios(SCENARIOS.encode()),
+        policy=parse_policy((owned / "root" / "policy.toml").read_bytes()).to_json(),
+    )
+    assert config_digest() == configuration.digest
+    signed = replace(configuration, signer=signer_digest(key))
+    assert config_digest("--signer", pem) == signed.digest
+    (owned / "plan" / "sealed.json").write_text("")
+    assert config_digest() == replace(configuration, sealed=True).digest
+    assert config_digest("--signer", pem) == replace(signed, sealed=True).digest
+
+
+def test_a_signers_key_that_is_none(run: Run, owned: Path) -> None:
+    pem = owned / "scenarios.toml"
+    result = run(*trust_arguments(owned, "--signer", pem))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "model signer's key" in result.stderr
 
 
 def test_trust_asks_for_the_independence_of_the_minimum(run: Run, owned: Path) -> None:
