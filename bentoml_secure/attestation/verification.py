@@ -32,11 +32,11 @@ from bentoml_secure.attestation.reference_values import one_of
 from bentoml_secure.attestation.tees import load_tee
 from bentoml_secure.errors import Finding, PolicyRejected
 
-_ANCHORS = frozenset({"cpak"})
-"""Trust anchors that come among the endorsements.
+_ANCHORS = frozenset({"cpak", "enrolment"})
+"""Trust anchors that the sender brings along.
 
-A relying party who brings the endorsements may leave them unlisted. Here the sender
-brings them, who would vouch for itself.
+A relying party who knows where a file comes from may leave them unlisted. Here it is
+the sender's, who would vouch for itself.
 """
 
 

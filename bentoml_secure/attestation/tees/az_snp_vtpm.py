@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +30,11 @@ from bentoml_secure.attestation.checks import require
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.reference_values import (
     IndexedReferences,
+    References,
+    Unchecked,
+    compare_reference,
     indexed_to_json,
+    read_references,
     require_known,
 )
 from bentoml_secure.attestation.roles import Comparison
@@ -61,6 +66,7 @@ from bentoml_secure.digest import Digest
 KIND = "az-snp-vtpm"
 CHALLENGE_BYTES = 32
 PARAVISOR_VMPL = 0
+_NO_EK = Unchecked("the policy lists none; the paravisor vouches for its vTPM")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +76,28 @@ class AzSnpVtpmPolicy:
     Attributes:
         snp: For the paravisor and its platform.
         pcr: For the guest's registers.
+        ek_roots: Where listed, nothing is accepted: the vTPM shows no certificate of
+            its endorsement key, and the paravisor vouches for it instead.
     """
 
     snp: SnpPolicy
     pcr: IndexedReferences
+    ek_roots: References
 
     def compare(self, claims: VerifiedClaims) -> Comparison:
         """Return every difference between claims and this policy."""
-        return self.snp.compare(claims) + compare_pcrs(claims.claims["pcr"], self.pcr)
+        return (
+            self.snp.compare(claims)
+            + compare_pcrs(claims.claims["pcr"], self.pcr)
+            + compare_reference("ek_root", "no certificate", self.ek_roots)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the table of the policy."""
-        return {**self.snp.to_json(), "pcr": indexed_to_json(self.pcr)}
+        document = {**self.snp.to_json(), "pcr": indexed_to_json(self.pcr)}
+        if not isinstance(self.ek_roots, Unchecked):
+            document["ek_roots"] = list(self.ek_roots)
+        return document
 
 
 class AzSnpVtpm:
@@ -156,10 +172,19 @@ class AzSnpVtpm:
             ConfigurationError: A key unknown, missing or of another type.
         """
         what = f"appraisal policy [{KIND}]"
-        known = require_known(table, SNP_KEYS | {"pcr"}, what=what)
+        known = require_known(table, SNP_KEYS | {"pcr", "ek_roots"}, what=what)
+        ek_roots: References = _NO_EK
+        if "ek_roots" in known:
+            ek_roots = read_references(
+                known["ek_roots"],
+                what=f"{what} ek_roots",
+                pattern=re.compile(r"sha256:[0-9a-f]{64}"),
+                form="digest of a root, sha256:<hex>",
+            )
         return AzSnpVtpmPolicy(
             snp=parse_snp_policy(known, what=what),
             pcr=read_pcr_references(known.get("pcr"), what=what),
+            ek_roots=ek_roots,
         )
 
 

@@ -32,7 +32,9 @@ registers and challenge. Which roots, authorities and values count is the policy
     enrolment = ["sha256:<hex>"]      # key ids of authorities
 
 Without a known authority nothing shows that the quote came from a TPM at all, so
-``enrolment`` is never left out in silence: it is a list or ``{ unchecked = "why" }``.
+Without ``enrolment`` nothing shows that a TPM made the quote: whoever judges a file of
+known origin may leave it out, and the result says so; evidence that a peer sends of
+itself is refused then (``attestation.verification``).
 
 Source: TCG TPM 2.0 Library, Part 1; TCG EK Credential Profile; RFC 9683.
 """
@@ -56,6 +58,7 @@ from bentoml_secure.attestation.evidence import (
 from bentoml_secure.attestation.reference_values import (
     IndexedReferences,
     References,
+    Unchecked,
     compare_reference,
     indexed_to_json,
     read_list,
@@ -96,7 +99,6 @@ from bentoml_secure.attestation.tees.tpm_quote import (
 from bentoml_secure.digest import canonical_json, parse_json, require_fields
 from bentoml_secure.errors import (
     AttestationError,
-    ConfigurationError,
     MalformedInputError,
 )
 from bentoml_secure.signing import decode_base64
@@ -120,6 +122,9 @@ _BOUNDS = {
     "message": MAX_MESSAGE_BYTES,
     "signature": MAX_SIGNATURE_BYTES,
 }
+_NO_ENROLMENT = Unchecked(
+    "the policy lists no authority: that a TPM made the quote is its sender's word"
+)
 _BLOB = frozenset({"version", "pcrs", "enrolment", "event_log", *_BOUNDS})
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NO_REVOCATION = UncheckedField(
@@ -309,11 +314,13 @@ class Tpm:
         """
         what = f"appraisal policy [{KIND}]"
         require_known(table, frozenset({"pcr", "ek_roots", "enrolment"}), what=what)
-        if "enrolment" not in table:
-            raise ConfigurationError(
-                f"{what}: key enrolment is missing: without an authority's word"
-                " nothing shows that a TPM made the quote.",
-                remedy='List key ids of authorities, or { unchecked = "why" }.',
+        enrolment: References = _NO_ENROLMENT
+        if "enrolment" in table:
+            enrolment = read_references(
+                table["enrolment"],
+                what=f"{what} enrolment",
+                pattern=_DIGEST,
+                form="key id of an authority, sha256:<hex>",
             )
         return TpmPolicy(
             pcr=read_pcr_references(table.get("pcr"), what=what),
@@ -323,12 +330,7 @@ class Tpm:
                 pattern=_DIGEST,
                 form="digest of a root, sha256:<hex>",
             ),
-            enrolment=read_references(
-                table["enrolment"],
-                what=f"{what} enrolment",
-                pattern=_DIGEST,
-                form="key id of an authority, sha256:<hex>",
-            ),
+            enrolment=enrolment,
         )
 
 

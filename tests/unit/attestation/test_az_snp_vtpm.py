@@ -381,6 +381,14 @@ class TestPolicy:
                 nonce_issued_at=NOW,
             )
 
+    def test_a_root_of_endorsement_keys_is_never_met(self, vm: AzVm) -> None:
+        table = {"measurement": WHY.to_json(), "pcr": WHY.to_json()}
+        assert self.judged(vm, table) == []
+        listed = {**table, "ek_roots": ["sha256:" + "00" * 32]}
+        assert self.judged(vm, listed) == ["ek_root"]
+        policy = AzSnpVtpm().parse_policy(listed)
+        assert AzSnpVtpm().parse_policy(policy.to_json()) == policy
+
     def test_a_policy_reads_back(self) -> None:
         table = {"measurement": ["00" * 48], "pcr": {"7": ["00" * 32]}, "max_vmpl": 1}
         policy = AzSnpVtpm().parse_policy(table)
@@ -392,7 +400,10 @@ class TestPolicy:
             ({"pcr": {"7": ["00" * 32]}}, "measurement is missing"),
             ({"measurement": ["00" * 48]}, "pcr: got None"),
             ({"measurement": ["00" * 48], "pcr": {"24": []}}, "unknown key '24'"),
-            ({"measurement": ["00" * 48], "ek_roots": []}, "unknown key 'ek_roots'"),
+            (
+                {"measurement": ["00" * 48], "pcr": {"7": ["00" * 32]}, "ek_roots": []},
+                "ek_roots: got",
+            ),
         ],
         ids=str,
     )

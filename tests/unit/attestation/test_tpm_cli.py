@@ -83,7 +83,11 @@ def test_rejected_as_not_authentic(folder: Path) -> None:
 def test_a_policy_that_says_nothing_of_enrolment(folder: Path) -> None:
     lines = POLICY.splitlines()[:-1]
     (folder / "policy").write_text("\n".join(lines))
-    assert verify(folder, "root", "issuer") == (2, None)
+    code, said = verify(folder, "root", "issuer")
+    assert code == 0
+    assert said is not None
+    reasons = {one["field"]: one["reason"] for one in said["unchecked"]}
+    assert "the policy lists no authority" in reasons["enrolment"]
 
 
 def test_a_certificate_that_was_not_given(folder: Path) -> None:

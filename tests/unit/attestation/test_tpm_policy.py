@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from bentoml_secure.attestation.appraisal import AppraisalPolicy
+from bentoml_secure.attestation.evidence import AttestationResult
+from bentoml_secure.attestation.key_document import KeyDocument, Role, report_data
 from bentoml_secure.attestation.tees.tpm import Tpm
-from bentoml_secure.digest import canonical_json
+from bentoml_secure.attestation.verification import verify_key_document
+from bentoml_secure.digest import canonical_json, digest_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -21,6 +25,7 @@ from bentoml_secure.testing.tpm_pki import (
     ATTRIBUTES,
     NOW,
     PCRS,
+    QuoteParts,
     TpmPki,
     make_key,
     marshal_public,
@@ -200,8 +205,57 @@ class TestPolicy:
         with pytest.raises(ConfigurationError, match=match):
             Tpm().parse_policy(table(**change))
 
-    def test_who_enrols_cannot_be_left_out_in_silence(self) -> None:
+    def test_who_enrols_is_not_left_out_in_silence(self) -> None:
         without = table()
         del without["enrolment"]
-        with pytest.raises(ConfigurationError, match="key enrolment is missing"):
-            Tpm().parse_policy(without)
+        policy = Tpm().parse_policy(without)
+        left = policy.compare(verify(PKI.evidence())).unchecked
+        reasons = {one.field: one.reason for one in left}
+        assert "the policy lists no authority" in reasons["enrolment"]
+        # And again from what the policy says of itself.
+        assert Tpm().parse_policy(policy.to_json()).enrolment == policy.enrolment
+
+    def test_a_peer_does_not_vouch_for_its_own_tpm(self) -> None:
+        """Evidence from the network wants an authority that the policy lists."""
+        nonce = b"n" * 32
+        document = KeyDocument(
+            role=Role.ENTRY,
+            service="S",
+            segment=None,
+            plan=digest_json("plan"),
+            package=digest_json("package"),
+            config_digest=digest_json("configuration"),
+            hpke=(),
+            ed25519="11" * 32,
+            platform="tpm",
+            boot_id="22" * 16,
+            not_after=NOW + timedelta(days=1),
+        )
+        quote = QuoteParts(extra_data=report_data(nonce, document)[:32])
+        evidence = PKI.parts(quote=quote).to_evidence()
+
+        def judged(**changes: Any) -> AttestationResult:
+            tables = {**table(), **changes}
+            tables = {key: value for key, value in tables.items() if value}
+            policy = AppraisalPolicy.from_table(
+                {
+                    "version": 1,
+                    "max_age_seconds": 300,
+                    "allow": ["tpm"],
+                    "tpm": tables,
+                }
+            )
+            return verify_key_document(
+                document,
+                evidence,
+                PKI.chain,
+                policy,
+                nonce=nonce,
+                now=NOW,
+                nonce_issued_at=NOW,
+            )
+
+        assert judged().kind == "tpm"
+        for changes in ({"enrolment": None}, {"enrolment": {"unchecked": "a trial"}}):
+            with pytest.raises(PolicyRejected, match="enrolment: got"):
+                judged(**changes)
