@@ -95,13 +95,6 @@ def event_log(
     Linux shows a TD's as /sys/firmware/acpi/tables/data/CCEL and a TPM's as
     /sys/kernel/security/tpm0/binary_bios_measurements.
     """
-    from bentoml_secure.attestation.event_log import (
-        MAX_LOG_BYTES,
-        LogKind,
-        parse_event_log,
-        replay,
-    )
-
     table: dict[str, Any]
     if kind == "tdx":
         table = {
@@ -115,19 +108,29 @@ def event_log(
             "ek_roots": list(ek_roots),
             "enrolment": _given("enrolment", enrolment, unchecked_enrolment),
         }
-    log_kind = LogKind(kind)
-    data = read(file, what="event log", max_bytes=MAX_LOG_BYTES)
-    log = parse_event_log(data, log_kind)
-    replayed = replay(log, log_kind)
+    log, replayed = _replayed(file, kind)
     if missing := sorted(set(registers) - replayed.keys()):
         raise ConfigurationError(
             f"{file}: no event extends register {missing[0]}; it has"
             f" {', '.join(map(str, replayed)) or 'none'}."
         )
-    wanted = registers or tuple(replayed)
-    values = {str(index): [replayed[index].hex()] for index in sorted(wanted)}
+    wanted = sorted(registers or replayed)
+    values = {str(index): [replayed[index].hex()] for index in wanted}
     table["pcr" if kind == "tpm" else "rtmr"] = values
     _write(kind, table, file, comments=_event_lines(log) if events else ())
+
+
+def _replayed(path: Path, kind: str) -> tuple[Sequence[Event], Mapping[int, bytes]]:
+    from bentoml_secure.attestation.event_log import (
+        MAX_LOG_BYTES,
+        LogKind,
+        parse_event_log,
+        replay,
+    )
+
+    data = read(path, what="event log", max_bytes=MAX_LOG_BYTES)
+    log = parse_event_log(data, LogKind(kind))
+    return log, replay(log, LogKind(kind))
 
 
 def _given(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from bentoml_secure.attestation.endorsements import KINDS, fetch_endorsements
 from bentoml_secure.attestation.endorsements.cache import CachedFetch, ExpiryOf
@@ -43,7 +45,8 @@ from tests.unit.attestation.vendor_services import (
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-CHIP = bytes(range(64)).hex()
+SGX_EXTENSIONS = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+FMSPC = bytes.fromhex("060a2a864886f84d010d01040406")
 
 
 @pytest.fixture
@@ -208,6 +211,45 @@ class TestIntel:
         quote = intel.tdx_quote(bytes(64), parts=QuoteParts(certification=pem))
         with pytest.raises(MalformedInputError, match="does not parse"):
             fetch("tdx", quote, service)
+
+    @pytest.mark.parametrize(
+        ("issuer", "extension", "match"),
+        [
+            ("a PCK Platform CA", b"\x30\x00", "no platform model"),
+            ("a PCK Platform CA", FMSPC + b"\x01", "no platform model"),
+            ("a PCK Platform CA", (FMSPC + bytes(6)) * 2, "no platform model"),
+            ("someone", FMSPC + bytes(6), "issued by 'someone'"),
+        ],
+    )
+    def test_a_certificate_that_names_none_is_refused(
+        self,
+        service: Service,
+        intel: DcapPki,
+        issuer: str,
+        extension: bytes,
+        match: str,
+    ) -> None:
+        def name(text: str) -> x509.Name:
+            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name("platform"))
+            .issuer_name(name(issuer))
+            .public_key(intel.pck.key.public_key())
+            .serial_number(1)
+            .not_valid_before(NOW)
+            .not_valid_after(NOW)
+            .add_extension(
+                x509.UnrecognizedExtension(SGX_EXTENSIONS, extension), critical=False
+            )
+        )
+        certificate = builder.sign(intel.pck.key, hashes.SHA256())
+        parts = QuoteParts(certification=certificate.public_bytes(Encoding.PEM))
+        quote = intel.tdx_quote(bytes(64), parts=parts)
+        with pytest.raises(MalformedInputError, match=match):
+            fetch("tdx", quote, service)
+        assert service.asked == []
 
 
 def amd_answers(pki: AmdPki, path: str) -> dict[str, Response]:
