@@ -7,6 +7,7 @@ timed inside the entry's process with the same code:
     secure_1, secure_3          ours: statements, consensus, receipt signed and stored
     floor                       ONNX Runtime in one process
 
+Tensors go unsealed, as BentoML's do; ``benchmarks.session`` has the price of sealing.
 A hop is a request divided by its segments. Ratios are against the faster of BentoML's
 two calls, medians over the repetitions.
 """
@@ -36,16 +37,23 @@ VARIANTS = ("native_async", "native_sync", "secure_1", "secure_3", "floor")
 NATIVE = ("native_async", "native_sync")
 
 
-def scenarios(replicas: int) -> str:
-    """Return a scenarios file for a number of replicas."""
+def scenarios(replicas: int, *, sealed: bool = False, max_age: int = 300) -> str:
+    """Return a scenarios file.
+
+    Args:
+        replicas: Of each segment.
+        sealed: Unsealed as BentoML's own hop; see ``benchmarks.session``.
+        max_age: Of evidence, seconds.
+    """
     return f"""version = 1
 minimum = "bench"
 [bench]
 replicas = {replicas}
 quorum = {replicas // 2 + 1}
+sealed = {str(sealed).lower()}
 deadline_ms = 60000
 grace_ms = 5000
-evidence_max_age_seconds = 300
+evidence_max_age_seconds = {max_age}
 """
 
 
