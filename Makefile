@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: dev lint reformat test test-slow fuzz bench demo doc clean
+.PHONY: dev lint reformat test test-slow mutate vectors fuzz bench demo doc clean
 
 # Exact versions of everything, so that two machines get the same environment.
 $(STAMP): pyproject.toml requirements/constraints.txt
@@ -32,6 +32,14 @@ test: $(STAMP)
 # Models over 2 GB, long fuzzing, every size: minutes each.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest --slow -m slow
+
+# Disables each named check in turn; a test must notice.
+mutate: $(STAMP)
+	$(BIN)/python -m tests.mutation
+
+# Real evidence from where it was published, for who lacks it; its digests are kept.
+vectors: $(STAMP)
+	$(BIN)/python -m tests.vectors.fetch
 
 # Each parser of outside bytes for a while, coverage-guided.
 fuzz: $(STAMP)
