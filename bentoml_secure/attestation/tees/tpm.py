@@ -31,7 +31,6 @@ registers and challenge. Which roots, authorities and values count is the policy
     ek_roots = ["sha256:<hex of a root's DER>"]
     enrolment = ["sha256:<hex>"]      # key ids of authorities
 
-Without a known authority nothing shows that the quote came from a TPM at all, so
 Without ``enrolment`` nothing shows that a TPM made the quote: whoever judges a file of
 known origin may leave it out, and the result says so; evidence that a peer sends of
 itself is refused then (``attestation.verification``).
