@@ -24,7 +24,11 @@ from enum import StrEnum
 from typing import Any
 
 from bentoml_secure.attestation.appraisal import CLOCK_SKEW_SECONDS
-from bentoml_secure.attestation.evidence import AttestationResult, UncheckedField
+from bentoml_secure.attestation.evidence import (
+    AttestationResult,
+    UncheckedField,
+    format_seconds,
+)
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.errors import (
@@ -227,6 +231,10 @@ def _claims(
                 "platform": result.kind,
                 "platform_id": result.claims.platform_id,
                 "vendor": result.claims.vendor,
+                "root": result.claims.root,
+                "evidence": case.parties[name].evidence,
+                "verified_at": format_seconds(result.verified_at),
+                "expires_at": format_seconds(result.expires_at),
                 "simulated": result.simulated,
             }
             for name, result in sorted(results.items())

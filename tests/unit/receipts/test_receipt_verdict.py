@@ -52,6 +52,20 @@ class TestClaims:
         assert claims["labels"]["opening"] == "not checked"
         assert claims["labels"]["draw"] == "asserted by the entry"
 
+    def test_how_each_party_is_attested(
+        self, draft: Draft, deployment: Deployment, now: datetime
+    ) -> None:
+        claims = verify_bundle(draft.bundle(), deployment.trust, now=now).claims
+        digests = {party.name: party.evidence for party in draft.receipt.parties}
+        issued = draft.receipt.issued_at[:19]
+        for party in claims["parties"]:
+            assert party["evidence"] == digests[party["name"]]
+            assert party["verified_at"] == f"{issued}Z"
+            assert party["expires_at"] > party["verified_at"]
+        roots = {party["root"] for party in claims["parties"]}
+        accepted = deployment.trust.policy.to_json()["simulated"]["roots"]
+        assert sorted(roots) == accepted
+
     def test_who_dissented_and_who_was_absent(
         self, deployment: Deployment, now: datetime
     ) -> None:
