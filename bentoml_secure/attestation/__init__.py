@@ -18,6 +18,9 @@ this room:
     verification       all of it for one key document
     tees               verifiers, one file per kind
     attesters          devices, one file each
+    endorsements       fetched from Intel and AMD on request, and cached
+    event_log          boot logs, replayed into the registers that they explain
+    measurement        reference values of images and enclaves
     dev_root           the folder that simulated evidence hangs on
     dev_chain          its certificates
 """
