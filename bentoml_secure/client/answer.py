@@ -24,7 +24,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.opening import Opening
-from bentoml_secure.receipts.receipt import CALLER, Receipt, parse_receipt
+from bentoml_secure.receipts.receipt import CALLER, SEALED, Receipt, parse_receipt
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
 from bentoml_secure.statements import parse_time
@@ -224,6 +224,7 @@ def _asked(receipt: Receipt, question: Question, status: int) -> list[_Compariso
         ("client_nonce", receipt.client_nonce, question.nonce.hex()),
         ("nonce_drawn_by", receipt.nonce_drawn_by, CALLER),
         ("salt_drawn_by", receipt.salt_drawn_by, CALLER),
+        ("first_hop", receipt.first_hop, SEALED),
         ("scenario name", receipt.scenario_name, scenario),
         ("service", receipt.service, entry.document.service),
         ("api", receipt.api, question.path),

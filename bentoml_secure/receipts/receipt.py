@@ -13,7 +13,6 @@ writes a verifier of their own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +30,10 @@ from bentoml_secure.digest import (
     parse_json,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.draw import Draw, derive_request_id
 from bentoml_secure.receipts.records import (
     ENTRY,
     RUNNER,
-    Draw,
     InferRecord,
     Party,
     RequiredAttachment,
@@ -59,14 +58,16 @@ __all__ = [
     "RUNNER",
     "Receipt",
     "RequiredAttachment",
+    "SEALED",
     "SegmentRecord",
+    "UNSEALED",
     "derive_request_id",
     "issue",
     "parse_receipt",
 ]
 
 PREDICATE_TYPE = "https://bentoml-secure.dev/receipt/v1"
-REQUEST_ID_LABEL = b"bentoml-secure/request/v1"
+SEALED = "sealed"
 UNSEALED = "unsealed"
 CALLER = "caller"
 
@@ -97,20 +98,6 @@ _PREDICATE = (
 )
 
 
-def derive_request_id(r: bytes, nonce: bytes) -> bytes:
-    """Return the 16-byte id of a request.
-
-    SHA-256("bentoml-secure/request/v1" || SHA-256(r) || nonce), its first 16 bytes:
-    neither side can choose it alone, once the entry has shown SHA-256(r).
-
-    Args:
-        r: The entry's 32 random bytes, single use.
-        nonce: The caller's 32 bytes.
-    """
-    inner = hashlib.sha256(r).digest()
-    return hashlib.sha256(REQUEST_ID_LABEL + inner + nonce).digest()[:REQUEST_ID_BYTES]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What the entry signs of one HTTP request.
@@ -127,6 +114,8 @@ class Receipt:
         client_nonce: 32 bytes, hex.
         nonce_drawn_by: "caller" or "entry".
         salt_drawn_by: "caller" or "entry": who drew the root salt.
+        first_hop: "sealed": request and answer travelled in the caller's session;
+            "unsealed": over plain HTTP, or TLS that ends anywhere.
         draw: What the request id follows from, beside the nonce.
         parties: The entry and every runner that answered or was still pending.
         request: Commitment of the request body.
@@ -135,7 +124,6 @@ class Receipt:
         attachments: What must follow.
         started_at: When the request came; the entry's clock.
         issued_at: When the receipt was signed; the entry's clock.
-        first_hop: "unsealed": the request came over plain HTTP or TLS.
     """
 
     receipt_id: str
@@ -149,6 +137,7 @@ class Receipt:
     client_nonce: str
     nonce_drawn_by: str
     salt_drawn_by: str
+    first_hop: str
     draw: Draw
     parties: tuple[Party, ...]
     request: Digest
@@ -157,7 +146,6 @@ class Receipt:
     attachments: tuple[RequiredAttachment, ...]
     started_at: str
     issued_at: str
-    first_hop: str = UNSEALED
 
     def to_statement(self) -> dict[str, Any]:
         """Return the in-toto Statement that is signed."""
@@ -213,7 +201,7 @@ class Receipt:
             client_nonce=_hex(got["client_nonce"], "client_nonce", NONCE_BYTES),
             nonce_drawn_by=_drawn_by(got["nonce_drawn_by"], "nonce_drawn_by"),
             salt_drawn_by=_drawn_by(got["salt_drawn_by"], "salt_drawn_by"),
-            first_hop=choice(got["first_hop"], (UNSEALED,), what="first_hop"),
+            first_hop=choice(got["first_hop"], (SEALED, UNSEALED), what="first_hop"),
             draw=Draw.from_json(got["draw"]),
             parties=_parties(got["parties"]),
             request=_body(subjects, "request"),

@@ -21,7 +21,15 @@ from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import NONCE_BYTES, commit_body
 from bentoml_secure.errors import AttestationError
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.receipt import ENTRY, Draw, Party, Receipt, issue
+from bentoml_secure.receipts.receipt import (
+    ENTRY,
+    SEALED,
+    UNSEALED,
+    Draw,
+    Party,
+    Receipt,
+    issue,
+)
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
@@ -211,6 +219,7 @@ class Entry:
             client_nonce=context.nonce.hex(),
             nonce_drawn_by=context.nonce_drawn_by,
             salt_drawn_by=context.salt_drawn_by,
+            first_hop=UNSEALED if context.session is None else SEALED,
             draw=Draw.of(context.r, asserted=True),
             parties=(own.party, *(a.party for a in context.pinned.values())),
             request=commit_body(salt(0, "body", "request"), request),

@@ -29,6 +29,7 @@ from bentoml_secure.receipts.late_votes import (
 )
 from bentoml_secure.receipts.receipt import (
     CALLER,
+    SEALED,
     Draw,
     InferRecord,
     Party,
@@ -265,6 +266,7 @@ class _Request:
             client_nonce=self.nonce.hex(),
             nonce_drawn_by=CALLER,
             salt_drawn_by=CALLER,
+            first_hop=SEALED,
             draw=Draw.of(self.r, asserted=True),
             parties=parties,
             request=request,

@@ -17,7 +17,7 @@ from bentoml_secure.errors import (
     PolicyRejected,
     ReceiptError,
 )
-from bentoml_secure.receipts.receipt import ENTRY
+from bentoml_secure.receipts.receipt import ENTRY, UNSEALED
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.session.bodies import SEALED_TYPE, Answering
 from bentoml_secure.session.http import Inner
@@ -219,6 +219,7 @@ class TestAnswers:
         [
             ({"nonce_drawn_by": ENTRY}, "nonce_drawn_by"),
             ({"salt_drawn_by": ENTRY}, "salt_drawn_by"),
+            ({"first_hop": UNSEALED}, "first_hop"),
             ({"api": "/other"}, "api"),
             ({"status": 201}, "status"),
         ],

@@ -33,6 +33,7 @@ ASSERTED = {
     # Who drew, and whether it was shown before.
     "predicate/nonce_drawn_by",
     "predicate/salt_drawn_by",
+    "predicate/first_hop",
     "predicate/draw/asserted",
     # Times, within bounds.
     "predicate/started_at",
@@ -69,6 +70,8 @@ def other(value: Any) -> Any:
             return value * 1.5 if value != int(value) else value + 1
         case "caller":
             return "entry"
+        case "sealed":
+            return "unsealed"
         case str() if re.fullmatch(r"(.*:)?[0-9a-f]{32,}", value):
             return value[:-1] + ("0" if value[-1] != "0" else "1")
         case str() if re.match(r"\d{4}-", value):

@@ -81,7 +81,7 @@ class TestReceipt:
             ("predicate/client_nonce", "zz", "client_nonce: got 'zz'"),
             ("predicate/nonce_drawn_by", "fate", "nonce_drawn_by: got 'fate'"),
             ("predicate/salt_drawn_by", [], "salt_drawn_by: got"),
-            ("predicate/first_hop", "sealed", "first_hop: got 'sealed'"),
+            ("predicate/first_hop", "veiled", "first_hop: got 'veiled'"),
             ("predicate/plan_digest", "sha256:" + "00" * 32, "want sha256-jcs-v1"),
             ("predicate/scenario", [], "scenario: got list, want an object"),
             ("predicate/scenario/name", GONE, "field 'name' is missing"),

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.errors import ConfigurationError, UnavailableError
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.receipt import CALLER, ENTRY, parse_receipt
+from bentoml_secure.receipts.receipt import CALLER, ENTRY, UNSEALED, parse_receipt
 from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
 from bentoml_secure.serving import completion, entry
@@ -99,6 +99,8 @@ async def test_a_receipt_verifies_offline(ground: Ground, tmp_path: Path) -> Non
     assert (receipt.api, receipt.status, receipt.service) == ("/ask", 200, "Skips")
     assert receipt.draw.asserted
     assert receipt.nonce_drawn_by == receipt.salt_drawn_by == CALLER
+    assert receipt.first_hop == UNSEALED
+    assert verdict.claims["labels"]["first hop"] == UNSEALED
     assert [p.name for p in receipt.parties if p.role == ENTRY] == ["Skips"]
     await made.close()
 
