@@ -23,6 +23,7 @@ from bentoml_secure.client.exchange import (
     require_plain,
 )
 from bentoml_secure.client.flow import Caller, Flow
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import ConfigurationError, UnavailableError
 from bentoml_secure.receipts.trust import MAX_TRUST_BYTES, Trust, parse_trust
 from bentoml_secure.statements import utc_now
@@ -39,6 +40,7 @@ class Settings(TypedDict, total=False):
 
     scenario: str | None
     headers: Mapping[str, str]
+    pin: Digest | None
     proxy: str | None
     verify: ssl.SSLContext | bool
     timeout: float
@@ -72,6 +74,7 @@ class _Base:
             max_body_bytes=settings.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES),
             clock=settings.get("clock", utc_now),
             random_bytes=settings.get("random_bytes", secrets.token_bytes),
+            pin=settings.get("pin"),
         )
 
     def _arguments(self, exchange: Exchange) -> dict[str, Any]:
@@ -136,6 +139,9 @@ class SecureClient(_Base):
         trust: What the caller accepts, or the path of a trust file.
         scenario: Asked for by name; None asks for the service's minimum.
         headers: Sent with every request, such as an ingress's authorization.
+        pin: Digest of the only key document accepted, as ``attest().document.digest``
+            tells it: then new keys of the entry are refused, instead of followed by
+            evidence anew.
         proxy: URL of an HTTP proxy; by default that of the environment, if any. It sees
             ciphertext only.
         verify: How TLS is verified, as httpx takes it: an SSL context with another

@@ -12,7 +12,7 @@ from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
 from bentoml_secure.client.steps import Steps
-from bentoml_secure.digest import canonical_json, parse_json
+from bentoml_secure.digest import Digest, canonical_json, parse_json
 from bentoml_secure.errors import AttestationError, Finding, PolicyRejected
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.session.handshake import Initiator
@@ -54,6 +54,7 @@ def session_flow(
     clock: Callable[[], datetime],
     random_bytes: Callable[[int], bytes],
     steps: Steps,
+    pin: Digest | None = None,
 ) -> Generator[Exchange, Reply, AttestedEntry]:
     """Have the entry show evidence over a fresh nonce, and open a session with it.
 
@@ -62,6 +63,7 @@ def session_flow(
         clock: The caller's.
         random_bytes: Draws the nonce and the session's master secret.
         steps: Told of each step.
+        pin: Digest of the only key document accepted, or None.
 
     Raises:
         MalformedInputError: What came back does not parse.
@@ -82,7 +84,7 @@ def session_flow(
     with steps.doing("ask the entry for evidence over a fresh nonce"):
         offered = yield from _post(HELLO, initiator.hello())
     with steps.doing("judge its evidence, configuration, plan and package"):
-        initiator.read_offer(offered, lambda shown: _judge(shown, trust, now))
+        initiator.read_offer(offered, lambda shown: _judge(shown, trust, now, pin))
     with steps.doing("open a session with the keys that the evidence binds"):
         confirmed = yield from _post(FINISH, initiator.finish(None))
         session = initiator.conclude(confirmed)
@@ -112,8 +114,15 @@ def _post(path: str, message: Document) -> Generator[Exchange, Reply, Any]:
     return parse_json(reply.body, what=path, max_bytes=MAX_MESSAGE_BYTES)
 
 
-def _judge(shown: Shown, trust: Trust, now: datetime) -> AttestationResult:
+def _judge(
+    shown: Shown, trust: Trust, now: datetime, pin: Digest | None
+) -> AttestationResult:
     document = shown.document
+    if pin is not None and document.digest != pin:
+        raise PolicyRejected(
+            f"entry {document.service!r} shows other keys than those pinned",
+            [Finding("key_document", document.digest, pin)],
+        )
     result = judge(shown, trust.policy, now=now)
     if findings := _document_findings(document, trust):
         raise PolicyRejected(

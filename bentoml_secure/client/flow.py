@@ -21,7 +21,7 @@ from bentoml_secure.client.entry import AttestedEntry, session_flow
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
 from bentoml_secure.client.hop import SealedHop
 from bentoml_secure.client.steps import Steps
-from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, parse_json
+from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, Digest, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -52,6 +52,7 @@ class Caller:
         max_body_bytes: Cap on a response's body.
         clock: The time, with a time zone.
         random_bytes: Draws nonces and salts.
+        pin: Digest of the only key document of an entry that is accepted, or None.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Caller:
         max_body_bytes: int,
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes],
+        pin: Digest | None = None,
     ) -> None:
         if scenario is not None and not _SCENARIO.fullmatch(scenario):
             raise ConfigurationError(
@@ -74,6 +76,7 @@ class Caller:
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._random_bytes = random_bytes
+        self._pin = pin
         self._entry: AttestedEntry | None = None
         self._has_warned = False
 
@@ -95,6 +98,7 @@ class Caller:
                 clock=self._clock,
                 random_bytes=self._random_bytes,
                 steps=steps or Steps(),
+                pin=self._pin,
             )
             self._warn_simulated(self._entry.result.simulated)
         return self._entry

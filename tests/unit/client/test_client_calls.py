@@ -18,6 +18,7 @@ from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
+    PolicyRejected,
     ReceiptError,
     VerificationError,
 )
@@ -340,6 +341,16 @@ class TestTheSession:
         assert [note.rpartition(": ")[2] for note in caught.value.__notes__][-1] == (
             "FAILED"
         )
+
+    def test_keys_that_are_pinned_are_the_only_ones(
+        self, call: Call, service: FakeService
+    ) -> None:
+        own = service.process.document.digest
+        assert call(service, pin=own).value == {"malignant": [0.25]}
+        with pytest.raises(PolicyRejected, match="other keys than those pinned"):
+            call(service, pin=digest_json("other keys"))
+        # Nothing was said to the other one.
+        assert service.paths[-1] == HELLO
 
     @pytest.mark.parametrize("part", ["status", "body", "key"])
     def test_an_answer_that_does_not_open_is_an_error(
