@@ -16,6 +16,12 @@ this room:
     appraisal          AppraisalPolicy, appraise()
     key_document       what evidence binds: keys, role, plan, package
     verification       all of it for one key document
+    ear                words of results that travel: tiers, vectors, profiles
+    ear_claims         from a result to an EAR's claims
+    ear_parsing        reading an EAR's claims
+    ear_appraisal      ExpectedResult, appraise_claims()
+    result_keys        what signs tokens, what is pinned
+    results            issue_result(), verify_result(): EARs as signed tokens
     tees               verifiers, one file per kind
     attesters          devices, one file each
     endorsements       fetched from Intel and AMD on request, and cached
