@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bentoml_secure.keys.broker_store import BrokerStore
 
 MAX_REASON_CHARACTERS = 500
-_KINDS = ("segment", "plan", "platform", "key-document")
+_KINDS = ("segment", "plan", "platform", "key-document", "key")
 
 _STORE = click.argument("store", type=FILE, metavar="STORE")
 _WRAPPING = click.option(
@@ -104,13 +104,14 @@ def policy(out: Path | None, **named: Any) -> None:
 def revoke(store: Path, kind: str, value: str, reason: str) -> None:
     """Release no key of, or to, VALUE any more. It cannot be undone.
 
-    VALUE is the identity of a segment, the digest of a plan or key document, or a
-    platform's id, as `broker audit` shows them. Keys already released stay with who
-    has them.
+    VALUE is the identity of a segment, the digest of a plan or key document, a
+    platform's id, or the id of a key, as `broker audit` shows them. Keys already
+    released stay with who has them.
     """
     from bentoml_secure.attestation.key_document import MAX_SERVICE_CHARACTERS
     from bentoml_secure.digest import JSON, parse_digest
     from bentoml_secure.keys.broker_store import Revoked
+    from bentoml_secure.keys.segment_key import parse_key_id
     from bentoml_secure.statements import utc_now
 
     if not 0 < len(reason) <= MAX_REASON_CHARACTERS or not reason.isprintable():
@@ -120,6 +121,9 @@ def revoke(store: Path, kind: str, value: str, reason: str) -> None:
     if kind == Revoked.PLATFORM:
         if not 0 < len(value) <= 2 * MAX_SERVICE_CHARACTERS or not value.isprintable():
             raise click.UsageError("VALUE: want a platform's id")
+    elif kind == Revoked.KEY:
+        with own_files("VALUE"):
+            parse_key_id(value, what="VALUE")
     else:
         with own_files("VALUE"):
             parse_digest(value, what="VALUE", algorithm=JSON)

@@ -94,7 +94,7 @@ class Broker:
         """
         parse_hex(asker.exchange_id, what="exchange id", length=EXCHANGE_ID_BYTES)
         with self._store.writing():
-            stored = self._store.key(request.segment)
+            stored = self._store.key(request.segment, request.key_id)
             findings = self._findings(request, asker, stored, now)
             about = _about(request, asker)
             if findings or stored is None:
@@ -129,7 +129,7 @@ class Broker:
             self._compare_evidence(asker.result, now)
             + self._compare_document(asker.document, now)
             + _compare_request(request, asker.document, stored)
-            + self._compare_revocations(asker)
+            + self._compare_revocations(request, asker)
             + compare(
                 "exchange_id",
                 not self._store.is_spent(asker.exchange_id),
@@ -185,7 +185,7 @@ class Broker:
             + compare_reference("package", document.package, model.packages)
         )
 
-    def _compare_revocations(self, asker: Asker) -> Comparison:
+    def _compare_revocations(self, request: ReleaseRequest, asker: Asker) -> Comparison:
         document, platform = asker.document, asker.result.claims.platform_id
         segment, plan = document.segment or "none", document.plan or "none"
         keys, is_revoked = document.digest, self._store.is_revoked
@@ -212,6 +212,12 @@ class Broker:
                 got=keys,
                 want=want,
             )
+            + compare(
+                "revoked_key",
+                not is_revoked(Revoked.KEY, request.key_id),
+                got=request.key_id,
+                want=want,
+            )
         )
 
 
@@ -224,24 +230,15 @@ def _compare_request(
         got=f"asked for {request.segment}",
         want=f"the asker's own, {document.segment}",
     ) + compare(
-        "key", stored is not None, got=f"none of {request.segment}", want="a key"
+        "key",
+        stored is not None,
+        got=f"{request.key_id} of {request.segment}",
+        want="one that this broker has",
     )
     if stored is None:
         return compared
-    return (
-        compared
-        + compare(
-            "key_plan",
-            stored.plan == document.plan,
-            got=document.plan,
-            want=stored.plan,
-        )
-        + compare(
-            "key_id",
-            stored.key_id == request.key_id,
-            got=request.key_id,
-            want=stored.key_id,
-        )
+    return compared + compare(
+        "key_plan", stored.plan == document.plan, got=document.plan, want=stored.plan
     )
 
 

@@ -20,8 +20,9 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _TABLES = ("facts", "keys", "revocations", "exchanges", "audit")
 _SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE keys (segment TEXT PRIMARY KEY, plan TEXT NOT NULL,"
-    " key_id TEXT NOT NULL, wrapped BLOB NOT NULL)",
+    # A segment has a key for each time that it was sealed, in whatever plan.
+    "CREATE TABLE keys (segment TEXT NOT NULL, plan TEXT NOT NULL,"
+    " key_id TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (segment, key_id))",
     "CREATE TABLE revocations (kind TEXT NOT NULL, value TEXT NOT NULL,"
     " PRIMARY KEY (kind, value))",
     "CREATE TABLE exchanges (exchange_id TEXT PRIMARY KEY)",
@@ -35,7 +36,7 @@ _SCHEMA = (
         f" SELECT RAISE(ABORT, '{table}: it exists'); END"
         for table, match in (
             ("facts", "name = NEW.name"),
-            ("keys", "segment = NEW.segment"),
+            ("keys", "segment = NEW.segment AND key_id = NEW.key_id"),
             ("revocations", "kind = NEW.kind AND value = NEW.value"),
             ("exchanges", "exchange_id = NEW.exchange_id"),
             ("audit", "sequence = NEW.sequence"),

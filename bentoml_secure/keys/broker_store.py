@@ -53,6 +53,7 @@ class Revoked(StrEnum):
     PLAN = "plan"
     PLATFORM = "platform"
     KEY_DOCUMENT = "key-document"
+    KEY = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,7 @@ class BrokerStore:
         """Take in the keys of a sealed plan; all of them, or none.
 
         Raises:
-            ConfigurationError: Another wrapping key; a segment has a key already.
+            ConfigurationError: Another wrapping key; one of the keys is there already.
             UnavailableError: The file is locked, full or gone.
         """
         self.require_wrapping(wrapping)
@@ -159,22 +160,23 @@ class BrokerStore:
                 details = {"segment": segment, "plan": keys.plan, "key_id": key.key_id}
                 self.append(Event.KEY_ADDED, details, now=now)
 
-    def key(self, segment: Digest) -> StoredKey | None:
-        """Return the key of a segment, wrapped, if there is one."""
+    def key(self, segment: Digest, key_id: KeyId) -> StoredKey | None:
+        """Return one key of a segment, wrapped, if it is there."""
         columns = "segment, plan, key_id, wrapped"
         rows = self._rows(
-            f"SELECT {columns} FROM keys WHERE segment = ?",  # noqa: S608
+            f"SELECT {columns} FROM keys WHERE segment = ? AND key_id = ?",  # noqa: S608
             segment,
+            key_id,
         )
         if not rows:
             return None
-        got_segment, plan, key_id, wrapped = rows[0]
+        got_segment, plan, got_key_id, wrapped = rows[0]
         if not isinstance(wrapped, bytes):
             raise MalformedInputError("stored key: a column is of another type")
         return StoredKey(
             segment=Digest(str(got_segment)),
             plan=Digest(str(plan)),
-            key_id=KeyId(str(key_id)),
+            key_id=KeyId(str(got_key_id)),
             wrapped=wrapped,
         )
 

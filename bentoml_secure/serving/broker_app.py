@@ -6,8 +6,9 @@
     GET  /metrics                  Prometheus
     GET  /livez /readyz            BentoML's own
 
-A refusal is status 403: in a session it is sealed, and in the audit log; before there
-is one it is plain, and in the process's log.
+A refusal is status 403. In a session it is sealed, with every reason, and in the audit
+log; before there is one it is plain, tells what was compared but not with what, and the
+process's log has the rest.
 """
 
 from __future__ import annotations
@@ -220,6 +221,8 @@ def _describe(error: BaseException) -> tuple[int, dict[str, Any]]:
     if isinstance(error, UnknownSessionError):
         return status, document
     if isinstance(error, PolicyRejected | VerificationError):
-        logger.warning("refused: %s", error)
+        # A handshake's was logged with what would be accepted.
+        if not isinstance(error.__cause__, PolicyRejected):
+            logger.warning("refused: %s", error)
         return 403, document
     return status, document

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Project, serve
+from tests.service.brokers import BrokerHost, Vault, broker_of, make_vault
 from tests.service.deployments import STAGED, Deployment
 
 HERE = Path(__file__).parent
@@ -26,3 +27,16 @@ def deployment(staged: Project) -> Iterator[Deployment]:
     trust = staged.trust()
     with serve(STAGED, staged, staged.folder / "home-service") as entry:
         yield Deployment(entry=entry, project=staged, trust=trust)
+
+
+@pytest.fixture(scope="session")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
+    """The owner of a sealed model, and the project that serves it."""
+    return make_vault(tmp_path_factory.mktemp("vault"))
+
+
+@pytest.fixture(scope="session")
+def broker(vault: Vault) -> Iterator[BrokerHost]:
+    """That owner's broker, running; who ends it starts it again."""
+    with broker_of(vault) as host:
+        yield host

@@ -195,7 +195,33 @@ def test_a_segment_without_a_key(desk: Desk) -> None:
 
 def test_a_key_from_before_the_model_was_sealed_again(desk: Desk) -> None:
     old = replace(desk.request(), key_id=SegmentKey.generate().key_id)
-    assert desk.refused(desk.asker(), old) == ["key_id"]
+    assert desk.refused(desk.asker(), old) == ["key"]
+
+
+def test_a_plan_that_was_sealed_again_has_both_keys_until_one_is_revoked(
+    desk: Desk,
+) -> None:
+    again = replace(
+        desk.keys,
+        keys=tuple((segment, SegmentKey.generate()) for segment, _ in desk.keys.keys),
+    )
+    desk.store.add_keys(again, desk.wrapping, now=NOW)
+    new = replace(desk, keys=again)
+    for exchange, which in enumerate((desk, new), start=1):
+        got = which.release(which.asker(exchange=exchange))
+        assert got.key == which.keys.keys[0][1]
+    old = desk.request().key_id
+    desk.store.revoke(Revoked.KEY, old, reason="leaked", now=NOW)
+    assert desk.refused(desk.asker(exchange=3)) == ["revoked_key"]
+    assert new.release(new.asker(exchange=4)).key == again.keys[0][1]
+
+
+def test_plans_that_share_a_segment_have_a_key_of_it_each(desk: Desk) -> None:
+    plan, (segment, _) = digest_json("another plan"), desk.keys.keys[0]
+    shared = PlanKeys(plan=plan, keys=((segment, SegmentKey.generate()),))
+    desk.store.add_keys(shared, desk.wrapping, now=NOW)
+    request = replace(desk.request(), key_id=shared.keys[0][1].key_id)
+    assert desk.refused(desk.asker(), request) == ["key_plan"]
 
 
 def test_a_segment_of_another_plan_that_is_served_too(
@@ -442,13 +468,11 @@ def test_another_wrapping_key(desk: Desk) -> None:
 def test_keys_are_taken_in_once_and_all_or_none(desk: Desk) -> None:
     with pytest.raises(ConfigurationError, match="keys: it exists"):
         desk.store.add_keys(desk.keys, desk.wrapping, now=NOW)
-    new = digest_json("new segment")
-    mixed = PlanKeys(
-        plan=desk.keys.plan, keys=((new, SegmentKey.generate()), desk.keys.keys[0])
-    )
+    new, key = digest_json("new segment"), SegmentKey.generate()
+    mixed = PlanKeys(plan=desk.keys.plan, keys=((new, key), desk.keys.keys[0]))
     with pytest.raises(ConfigurationError, match="keys: it exists"):
         desk.store.add_keys(mixed, desk.wrapping, now=NOW)
-    assert desk.store.key(new) is None
+    assert desk.store.key(new, key.key_id) is None
     assert len(desk.store.audit()) == 3
 
 
