@@ -15,6 +15,7 @@ imported here but click and the error tree: each command imports its room when i
     sealing      sign-model, verify-model, seal-model
     brokering    broker init, add-keys, policy, revoke, audit
     owned        files that name a deployment, for trust and broker policy
+    results      result issue, result verify
 
 Every option is also read from the environment: of ``split --segments``
 ``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.
@@ -30,6 +31,7 @@ from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.results import result
 from bentoml_secure.cli.sealing import seal_model, sign_model, verify_model
 from bentoml_secure.cli.splitting import split
 from bentoml_secure.cli.verifying import verify
@@ -61,5 +63,5 @@ def main() -> None:
 
 for _command in (split, inspect, verify, measure, endorsements, dev_root, trust):
     main.add_command(_command)
-for _command in (sign_model, verify_model, seal_model, broker):
+for _command in (sign_model, verify_model, seal_model, broker, result):
     main.add_command(_command)

@@ -143,13 +143,17 @@ def own_files(what: str) -> Iterator[None]:
         ) from error
 
 
-def settle(kind: str, judge: Callable[[], Outcome], *, as_json: bool) -> None:
+def settle(
+    kind: str, judge: Callable[[], Outcome], *, as_json: bool, err: bool = False
+) -> None:
     """Run ``judge``, print its outcome and leave with the exit code.
 
     Args:
         kind: What is judged, for an outcome that ``judge`` did not live to return.
         judge: Returns the outcome, or raises what rejects.
         as_json: One JSON object instead of lines for people.
+        err: Whether these lines go to standard error, for what the command makes is
+            alone on standard output.
 
     Raises:
         ConfigurationError: From ``judge``; no verdict.
@@ -160,7 +164,10 @@ def settle(kind: str, judge: Callable[[], Outcome], *, as_json: bool) -> None:
         raise
     except SecureError as error:
         outcome = rejection(kind, error)
-    click.echo(to_json(outcome) if as_json else "\n".join(to_lines(outcome)))
+    if as_json:
+        click.echo(to_json(outcome))
+    else:
+        click.echo("\n".join(to_lines(outcome)), err=err)
     click.get_current_context().exit(_EXIT_CODES[outcome.state])
 
 
