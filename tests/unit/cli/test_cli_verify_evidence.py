@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def test_hex_text_is_read_as_its_bytes(run: Run, root: Path, evidence: Path) -> 
     evidence.write_text("\n".join(lines) + "\n")
     result = run(*arguments(root, evidence, "--report-data", REPORT_DATA.hex()))
     assert result.exit_code == 0
+
+
+def test_blanks_without_digits_are_read_at_once(
+    run: Run, root: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "evidence"
+    for data in (b" " * 700_000, b"\n" * 700_000 + b"zz", b"0x" + b" " * 700_000):
+        path.write_bytes(data)
+        started = time.monotonic()
+        result = run(*arguments(root, path, "--report-data", REPORT_DATA.hex()))
+        assert result.exit_code == 1
+        assert time.monotonic() - started < 10
 
 
 def test_other_report_data_is_rejected(run: Run, root: Path, evidence: Path) -> None:
