@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
@@ -181,6 +182,12 @@ class Deployment:
         """Who may be a runner."""
         return parse_policy(_read("policy", self.settings.policy))
 
+    @property
+    def evidence_seconds(self) -> int:
+        """Age up to which evidence is of use to every scenario."""
+        ages = [s.evidence_max_age_seconds for s in self.scenarios.by_name.values()]
+        return min(self.policy.max_age_seconds, *ages)
+
     @functools.cached_property
     def configuration(self) -> Configuration:
         """What all parties of the deployment hold alike."""
@@ -207,6 +214,7 @@ class Deployment:
             config_digest=self.configuration.digest,
             gpu=open_gpu_attester(environment, clock=utc_now),
             key_lifetime=settings.key_lifetime,
+            evidence_age=timedelta(seconds=self.policy.max_age_seconds),
         )
 
     def identify_runner(self, name: str, segment: int) -> Identity:
@@ -286,7 +294,6 @@ class Deployment:
             identity,
             responder,
             allows_plain=any(not s.sealed for s in self.scenarios.by_name.values()),
-            max_age_seconds=age,
         )
 
     def _judge_entry(self, shown: Shown, own: Identity) -> AttestationResult:
@@ -317,6 +324,7 @@ class Deployment:
                     self._channel(name, urls, local),
                     policy=self.policy,
                     own=identity,
+                    max_age_seconds=self.evidence_seconds,
                 )
                 for name in names
             ]
@@ -335,7 +343,7 @@ class Deployment:
             identity,
             Engine(self.plan, peers),
             SqliteReceiptStore(self.settings.store),
-            max_age_seconds=self.policy.max_age_seconds,
+            max_age_seconds=self.evidence_seconds,
             keep_salts=self.settings.salt_token is not None,
         )
 

@@ -310,7 +310,7 @@ class _Asking:
         received = await peer.channel.exchange(
             exchange, self.outgoing, self.outputs, session
         )
-        peer.require_young(attested)
+        peer.require_young(attested, self.context.scenario.evidence_max_age_seconds)
         require_values(received.tensors, self.outputs)
         with metrics.verification("statement", str(peer.index)):
             envelope = self._verify(exchange, attested, received)

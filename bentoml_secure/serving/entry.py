@@ -19,7 +19,7 @@ from bentoml_secure import metrics
 from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import NONCE_BYTES, commit_body
-from bentoml_secure.errors import AttestationError
+from bentoml_secure.errors import AttestationError, UnavailableError
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import (
     ENTRY,
@@ -34,7 +34,7 @@ from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
 from bentoml_secure.serving.engine import Engine, keep_all_attested
-from bentoml_secure.serving.peers import ready
+from bentoml_secure.serving.peers import FRESH_SHARE, ready
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.session.keys import Session, Shown
@@ -92,6 +92,7 @@ class OwnEvidence:
         self._max_age = max_age
         self._by_nonce: OrderedDict[bytes, OwnParty] = OrderedDict()
         self._drawn: bytes | None = None
+        self._drawing = asyncio.Lock()
 
     async def attest(self, nonce: bytes, now: datetime) -> tuple[Keys, EvidenceRecord]:
         """Make evidence over a nonce and remember it for receipts."""
@@ -119,17 +120,23 @@ class OwnEvidence:
             return _own_party(
                 session.keys, session.own.record, own.nonce, own.nonce_issued_at
             )
-        for candidate in (nonce, self._drawn):
-            if candidate is not None and candidate in self._by_nonce:
-                known = self._by_nonce[candidate]
-                issued = datetime.fromisoformat(known.party.nonce_issued_at)
-                ends = known.keys.document.not_after
-                if now - issued < self._max_age and now < ends:
-                    return known
-        drawn = secrets.token_bytes(NONCE_BYTES)
-        await self.attest(drawn, now)
-        self._drawn = drawn
-        return self._by_nonce[drawn]
+        if (known := self._known(nonce, now)) is not None:
+            return known
+        # One asks the device for all that wait.
+        async with self._drawing:
+            if (known := self._known(self._drawn, now)) is not None:
+                return known
+            drawn = secrets.token_bytes(NONCE_BYTES)
+            await self.attest(drawn, now)
+            self._drawn = drawn
+            return self._by_nonce[drawn]
+
+    def _known(self, nonce: bytes | None, now: datetime) -> OwnParty | None:
+        known = None if nonce is None else self._by_nonce.get(nonce)
+        if known is None or now >= known.keys.document.not_after:
+            return None
+        issued = datetime.fromisoformat(known.party.nonce_issued_at)
+        return known if now - issued < self._max_age else None
 
 
 class Entry:
@@ -140,7 +147,7 @@ class Entry:
         identity: The entry's.
         engine: Its plan over its replicas.
         store: Where receipts stay.
-        max_age_seconds: Of evidence, by the appraisal policy.
+        max_age_seconds: Of evidence, by the appraisal policy and the scenarios.
         keep_salts: Whether root salts that the entry drew may be asked for later.
         clock: For times in receipts.
     """
@@ -172,6 +179,7 @@ class Entry:
             max_exchanges=MAX_CLIENT_EXCHANGES,
             max_finish_bytes=MAX_CLIENT_FINISH_BYTES,
         )
+        self._max_age_seconds = max_age_seconds
         self._keep_salts = keep_salts
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._attesting: asyncio.Task[None] | None = None
@@ -200,12 +208,14 @@ class Entry:
             response: The body as it will be sent.
 
         Raises:
+            UnavailableError: Evidence aged out while the request was served.
             SecureError: It could not be stored.
         """
         now = self.clock()
         own = await self.evidence.for_receipt(
             context.session, context.evidence_nonce, now
         )
+        self._require_young(context, own, now)
         salt = context.salt
         receipt = Receipt(
             receipt_id=context.request_id.hex(),
@@ -246,6 +256,29 @@ class Entry:
                 self.salts.popitem(last=False)
         self._complete(context, receipt.receipt_id, envelope, own.keys)
         return envelope
+
+    def _require_young(
+        self, context: RequestContext, own: OwnParty, now: datetime
+    ) -> None:
+        # Who judges the receipt judges evidence for the time of its issue.
+        allowed = context.scenario.evidence_max_age_seconds
+        oldest = timedelta(seconds=min(allowed, self._max_age_seconds))
+        drawn = datetime.fromisoformat(own.party.nonce_issued_at)
+        # Its own it cannot judge: it may say that it is older than its nonce.
+        ends = {
+            own.party.name: min(
+                drawn + FRESH_SHARE * oldest, own.keys.document.not_after
+            )
+        }
+        for name, attested in context.pinned.items():
+            aged = attested.nonce_issued_at + timedelta(seconds=allowed)
+            ends[name] = min(aged, attested.session.expires_at)
+        for name, end in ends.items():
+            if end <= now:
+                raise UnavailableError(
+                    f"{name}: its evidence aged out while the request was served.",
+                    remedy="Ask again, for less at once; or allow older evidence.",
+                )
 
     def is_simulated(self, context: RequestContext) -> bool:
         """Tell whether any evidence behind an answer is simulated."""

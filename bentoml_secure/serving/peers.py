@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
@@ -49,7 +49,7 @@ _LONGEST_PAUSE_SECONDS = 3600.0
 PROBE_SECONDS = 1.0
 # A receipt is judged at its issue: evidence must not age out while the request runs.
 FRESH_SHARE = 0.9
-_ENDING = timedelta(seconds=2)
+_LONGEST_ENDING_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,8 @@ class Peer:
         channel: How it is reached.
         policy: Judges its evidence.
         own: The entry's identity: plan, configuration and package must be the same.
+        max_age_seconds: Of evidence that is of use to every scenario; by default the
+            policy's.
         clock: For nonces and ages.
     """
 
@@ -87,6 +89,7 @@ class Peer:
         *,
         policy: AppraisalPolicy,
         own: Identity,
+        max_age_seconds: float | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.name = name
@@ -95,6 +98,8 @@ class Peer:
         self.channel = channel
         self._policy = policy
         self._own = own
+        most = policy.max_age_seconds
+        self._useful_seconds = min(most, max_age_seconds or most)
         self._clock = clock
         self._attested: Attested | None = None
         self._reason = "not attested yet"
@@ -113,21 +118,29 @@ class Peer:
         age = self._age(attested)
         if age > FRESH_SHARE * min(max_age_seconds, self._policy.max_age_seconds):
             self.renew()
-            raise UnavailableError(f"evidence is {age:.0f} s old")
-        if attested.session.expires_at - self._clock() < _ENDING:
+            raise UnavailableError(f"evidence is {age:.0f} s old{self._why()}")
+        # Evidence may say that it is older than its nonce, and keys end too.
+        left = (attested.session.expires_at - self._clock()).total_seconds()
+        short = (1 - FRESH_SHARE) * self._policy.max_age_seconds
+        if left < min(short, _LONGEST_ENDING_SECONDS):
             self.renew()
-            raise UnavailableError("its keys are about to end")
+            raise UnavailableError(f"its session is about to end{self._why()}")
         return attested
 
-    def require_young(self, attested: Attested) -> None:
+    def _why(self) -> str:
+        return f"; asked for anew: {self._reason}" if self._reason else ""
+
+    def require_young(self, attested: Attested, max_age_seconds: float) -> None:
         """Refuse an answer under evidence that aged out while it was made.
 
         Raises:
-            UnavailableError: It is older than the policy allows by now.
+            UnavailableError: It is older than scenario or policy allow by now.
         """
         age = self._age(attested)
-        if age > self._policy.max_age_seconds:
+        if age > min(max_age_seconds, self._policy.max_age_seconds):
             raise UnavailableError(f"evidence is {age:.0f} s old by now")
+        if attested.session.expires_at <= self._clock():
+            raise UnavailableError("its session has ended by now")
 
     @property
     def claims(self) -> VerifiedClaims | None:
@@ -160,6 +173,7 @@ class Peer:
         try:
             async with asyncio.timeout(ATTEST_SECONDS):
                 self._attested = await self._handshake()
+                self._reason = ""
         except TimeoutError as error:
             self._hold_on(f"no evidence within {ATTEST_SECONDS:g} s")
             raise UnavailableError(f"{self.name}: {self._reason}") from error
@@ -257,7 +271,7 @@ class Peer:
 
     def _pause(self) -> float:
         # Half: what is in use must not end while it is asked for anew.
-        attested, half = self._attested, self._policy.max_age_seconds / 2
+        attested, half = self._attested, self._useful_seconds / 2
         if attested is not None:
             left = attested.session.expires_at - self._clock()
             half = min(half, max(left.total_seconds() / 2, RETRY_SECONDS))

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import anyio.to_thread
 
@@ -101,7 +101,6 @@ class RunnerCore:
         identity: The process's keys and attester.
         responder: Its sessions.
         allows_plain: Whether a scenario of the deployment lets exchanges be unsealed.
-        max_age_seconds: Of evidence: without younger, nothing is served.
         clock: For the statement's times.
     """
 
@@ -114,13 +113,11 @@ class RunnerCore:
         responder: Responder,
         *,
         allows_plain: bool,
-        max_age_seconds: float,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.identity = identity
         self.responder = responder
         self._allows_plain = allows_plain
-        self._max_age = timedelta(seconds=max_age_seconds)
         self._segment = segment
         self._plan_digest = plan_digest
         self._run = run
@@ -132,20 +129,22 @@ class RunnerCore:
     def require_plain(self) -> Keys:
         """Return the keys for an unsealed exchange, where those are served at all.
 
+        They are those that the entry saw last: it may not know newer ones yet.
+
         Raises:
             ConfigurationError: Every scenario of the deployment asks for sealing.
-            UnavailableError: No evidence was made lately: nobody can know whose the
-                answer would be.
+            UnavailableError: No session is in force: nobody can know whose the answer
+                would be.
         """
         if not self._allows_plain:
             raise ConfigurationError(
                 "exchange: got unsealed tensors, want a sealed body.",
                 remedy="Open a session first; see docs/session.md.",
             )
-        attested_at = self.identity.attested_at
-        if attested_at is None or self._clock() - attested_at > self._max_age:
+        session = self.responder.youngest()
+        if session is None:
             raise UnavailableError("runner: its evidence is too old, or there is none")
-        return self.identity.keys
+        return session.keys
 
     def require_in_force(self, session: Session) -> Keys:
         """Return a session's keys, if the evidence under it is still young enough.

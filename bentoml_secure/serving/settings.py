@@ -11,7 +11,7 @@ service's name under $BENTOML_HOME/bentoml_secure
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
 BENTOML_SECURE_BROKER     URL of the broker that releases the keys of sealed weights
-BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 60 to
+BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 10 to
 604800; default: a day
 
 Of a broker:
@@ -51,7 +51,7 @@ BROKER = "BENTOML_SECURE_BROKER"
 BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
 BROKER_WRAPPING_KEY = "BENTOML_SECURE_BROKER_WRAPPING_KEY"
 KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
-_KEY_LIFETIMES = range(60, 7 * 86_400 + 1)
+_KEY_LIFETIMES = range(10, 7 * 86_400 + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,9 +28,9 @@ from bentoml_secure.signing import SigningKey
 from bentoml_secure.statements import utc_now
 
 KEY_LIFETIME = timedelta(days=1)
-# What was attested under old keys is used up within the evidence's age, an hour at
-# most in practice; the rest is for clocks that differ.
-_USED_SHARE = 7 / 8
+# Where evidence is much younger than that: for clocks that differ.
+_SPARE_SHARE = 1 / 8
+_MOST_SPARE_SHARE = 1 / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,6 @@ class Keys:
 class Identity:
     """Who this process is: role, service, segment, plan, configuration, keys.
 
-    Attributes:
-        attested_at: When evidence was last made; None before the first.
-
     Args:
         attester: Makes the evidence.
         role: Of this process.
@@ -61,6 +58,9 @@ class Identity:
         config_digest: Of its deployment.
         gpu: Makes evidence of the GPU beside, which the attester's covers.
         key_lifetime: How long keys are good for; new ones are made before that.
+        evidence_age: Up to which evidence is used: so long before their end keys are
+            replaced, that sessions end with their evidence and not with the keys; but
+            keys are used for half of their life at least.
         clock: The time, with a time zone.
     """
 
@@ -75,6 +75,7 @@ class Identity:
         config_digest: Digest,
         gpu: Attester | None = None,
         key_lifetime: timedelta = KEY_LIFETIME,
+        evidence_age: timedelta = timedelta(0),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._attester = attester
@@ -85,12 +86,15 @@ class Identity:
         self._plan = plan
         self._config_digest = config_digest
         self._key_lifetime = key_lifetime
+        self._used_for = key_lifetime - max(
+            key_lifetime * _SPARE_SHARE,
+            min(evidence_age, key_lifetime * _MOST_SPARE_SHARE),
+        )
         self._clock = clock
-        self.attested_at: datetime | None = None
         self._boot_id = secrets.token_hex(BOOT_ID_BYTES)
         self._lock = threading.Lock()
         self._keys = self._make_keys()
-        self._renew_at = clock() + key_lifetime * _USED_SHARE
+        self._renew_at = clock() + self._used_for
 
     @property
     def keys(self) -> Keys:
@@ -99,7 +103,7 @@ class Identity:
             with self._lock:
                 if self._clock() > self._renew_at:
                     self._keys = self._make_keys()
-                    self._renew_at = self._clock() + self._key_lifetime * _USED_SHARE
+                    self._renew_at = self._clock() + self._used_for
         return self._keys
 
     def attest(self, nonce: bytes, keys: Keys) -> EvidenceRecord:
@@ -112,16 +116,14 @@ class Identity:
         Raises:
             UnavailableError: The attester's device does not answer.
         """
-        # Before the device is asked: nothing is younger than it looks.
-        now = self._clock()
         gpu = None
         if self._gpu is not None:
             gpu = self._gpu.attest(gpu_nonce(nonce, keys.document))
         covered = report_data(nonce, keys.document, None if gpu is None else gpu.blob)
-        evidence = self._attester.attest(covered)
-        self.attested_at = now
         return EvidenceRecord(
-            evidence=evidence, endorsements=self._attester.endorsements, gpu=gpu
+            evidence=self._attester.attest(covered),
+            endorsements=self._attester.endorsements,
+            gpu=gpu,
         )
 
     def _make_keys(self) -> Keys:

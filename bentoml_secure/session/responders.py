@@ -234,6 +234,14 @@ class Responder:
             while len(self._served) > self._max_sessions:
                 self._served.popitem(last=False)
 
+    def youngest(self) -> Session | None:
+        """Return the session that was opened last, or None where that has ended."""
+        with self._lock:
+            served = next(reversed(self._served.values()), None)
+        if served is None or served.session.expires_at <= self._clock():
+            return None
+        return served.session
+
     def find(self, session_id: bytes) -> Served:
         """Return a session that has not ended.
 

@@ -211,7 +211,6 @@ class Ground:
             identity,
             self.responder(identity),
             allows_plain=not self.scenario.sealed,
-            max_age_seconds=MAX_AGE,
             clock=self.clock,
         )
 
@@ -235,7 +234,18 @@ class Ground:
         record = self.own.attest(offer.nonce, self.own.keys)
         return initiator.conclude(await channel.finish(initiator.finish(record)))
 
-    def peer(self, index: int, replica: int, channel: Channel) -> Peer:
+    def opened(self, core: RunnerCore) -> RunnerCore:
+        """Return a runner that the entry has a session with."""
+        initiator = Initiator(self.own.keys, max_age_seconds=MAX_AGE, clock=self.clock)
+        offer = initiator.read_offer(
+            core.responder.offer(initiator.hello()),
+            lambda shown: judge(shown, self.policy, now=self.clock()),
+        )
+        record = self.own.attest(offer.nonce, self.own.keys)
+        initiator.conclude(core.responder.accept(initiator.finish(record)))
+        return core
+
+    def peer(self, index: int, replica: int, channel: Channel, **changes: Any) -> Peer:
         return Peer(
             name_of(index, replica),
             index,
@@ -244,6 +254,7 @@ class Ground:
             policy=self.policy,
             own=self.own,
             clock=self.clock,
+            **changes,
         )
 
     def engine(

@@ -13,17 +13,28 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.errors import ConfigurationError, UnavailableError
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.receipt import CALLER, ENTRY, UNSEALED, parse_receipt
+from bentoml_secure.receipts.receipt import (
+    CALLER,
+    ENTRY,
+    SEALED,
+    UNSEALED,
+    parse_receipt,
+)
 from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
 from bentoml_secure.serving import completion, entry
 from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.completion import late_votes, required_attachments
 from bentoml_secure.serving.entry import Entry, OwnEvidence
+from bentoml_secure.serving.peers import FRESH_SHARE
 from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.session.handshake import Initiator
+from bentoml_secure.session.identity import Keys, caller_keys
+from bentoml_secure.session.judging import judge
 from bentoml_secure.signing import Envelope
 from bentoml_secure.testing.faults import lying, scaled
 from tests.unit.serving.serving_parts import (
@@ -265,6 +276,75 @@ async def test_a_receipt_that_cannot_be_stored_is_not_issued(
     await made.close()
 
 
+@pytest.mark.parametrize(
+    ("changes", "after", "who"),
+    [
+        # The entry's own: drawn with the first receipt, used again for half its age.
+        ({}, 0, None),
+        ({}, MAX_AGE - 1, None),
+        ({}, MAX_AGE, "Skips[012][012]"),
+        ({"evidence_max_age_seconds": 60}, 59, None),
+        ({"evidence_max_age_seconds": 60}, 60, "Skips[012][012]"),
+    ],
+)
+async def test_no_receipt_rests_on_evidence_that_aged_out_meanwhile(
+    skips: Path, tmp_path: Path, changes: dict[str, Any], after: int, who: str | None
+) -> None:
+    ground = make_ground(skips / "plan", **changes)
+    made = ground.entry(await ground.attested(), tmp_path / "store")
+    context = ground.context()
+    await made.engine.infer(context, feed())
+    ground.clock.advance(seconds=after)
+    if who is None:
+        await made.issue(context, 200, b"", b"")
+        receipt_id = context.request_id.hex()
+        await made.wait_complete(receipt_id, 5)
+        bundle = made.store.bundle(receipt_id)
+        assert verify(bundle, ground).state is State.ACCEPTED
+    else:
+        issued = receipts("issued")
+        with pytest.raises(UnavailableError, match=f"{who}: its evidence aged out"):
+            await made.issue(context, 200, b"", b"")
+        assert receipts("issued") == issued
+    await context.abandon()
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "signed"), [(FRESH_SHARE * 60 - 1, True), (FRESH_SHARE * 60, False)]
+)
+async def test_nor_on_the_entrys_own_that_aged_out_in_a_session(
+    skips: Path, tmp_path: Path, seconds: float, signed: bool
+) -> None:
+    ground = make_ground(skips / "plan", evidence_max_age_seconds=60)
+    made = ground.entry(await ground.attested(), tmp_path / "store")
+    initiator = Initiator(
+        caller_keys(ground.clock, timedelta(hours=1)),
+        max_age_seconds=MAX_AGE,
+        clock=ground.clock,
+    )
+    shown = made.responder.offer(initiator.hello())
+    initiator.read_offer(
+        shown, lambda shown: judge(shown, ground.policy, now=ground.clock())
+    )
+    initiator.conclude(made.responder.accept(initiator.finish(None)))
+    session = made.responder.youngest()
+    ground.clock.advance(seconds=seconds)
+    for replicas in made.engine.peers:
+        for peer in replicas:
+            await peer.attest()
+    context = ground.context(session=session)
+    await made.engine.infer(context, feed())
+    if signed:
+        envelope = await made.issue(context, 200, b"", b"")
+        assert parse_receipt(envelope).first_hop == SEALED
+    else:
+        with pytest.raises(UnavailableError, match="Skips: its evidence aged out"):
+            await made.issue(context, 200, b"", b"")
+    await context.abandon()
+    await made.close()
+
+
 # The entry's own evidence
 
 
@@ -412,3 +492,22 @@ async def test_a_replica_that_failed_is_no_reason_to_wait(
     absent = parse_receipt(bundle.receipt).infers[0].segments[0].tally.absent
     assert [a.replica for a in absent] == [name_of(0, 0)]
     await made.close()
+
+
+async def test_requests_at_once_ask_the_device_once(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    attest = ground.own.attest
+
+    def counted(nonce: bytes, keys: Keys) -> EvidenceRecord:
+        asked.append(nonce)
+        return attest(nonce, keys)
+
+    monkeypatch.setattr(ground.own, "attest", counted)
+    evidence = own(ground)
+    made = await asyncio.gather(
+        *(evidence.for_receipt(None, None, ground.clock()) for _ in range(20))
+    )
+    assert len(asked) == 1
+    assert all(one is made[0] for one in made)

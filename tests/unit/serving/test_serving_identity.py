@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -49,6 +49,24 @@ def test_keys_are_renewed_before_their_document_ends(ground: Ground) -> None:
         microsecond=0
     )
     assert identity.keys is second
+
+
+@pytest.mark.parametrize(
+    ("evidence_seconds", "used_seconds"),
+    [(0, 70), (9, 70), (10, 70), (20, 60), (40, 40), (300, 40)],
+)
+def test_keys_are_replaced_as_long_before_their_end_as_evidence_is_used(
+    ground: Ground, evidence_seconds: int, used_seconds: int
+) -> None:
+    identity = ground.identity(
+        key_lifetime=timedelta(seconds=80),
+        evidence_age=timedelta(seconds=evidence_seconds),
+    )
+    first = identity.keys
+    ground.clock.advance(seconds=used_seconds)
+    assert identity.keys is first
+    ground.clock.advance(microseconds=1)
+    assert identity.keys is not first
 
 
 def test_two_processes_share_neither_keys_nor_boot_id(ground: Ground) -> None:

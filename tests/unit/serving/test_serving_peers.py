@@ -6,6 +6,8 @@ import asyncio
 import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -244,6 +246,72 @@ async def test_the_policys_age_holds_whatever_the_scenario_allows(
     with pytest.raises(UnavailableError, match="evidence is 271 s old"):
         peer.require(86_400)
     await peer.close()
+
+
+async def test_a_device_that_fails_is_named_while_evidence_ages(
+    peer: Peer, channel: Shows, ground: Ground
+) -> None:
+    await peer.attest()
+    channel.answer = UnavailableError("the device does not answer")
+    with pytest.raises(UnavailableError, match="does not answer"):
+        await peer.attest()
+    ground.clock.advance(seconds=FRESH_SHARE * MAX_AGE + 1)
+    why = "evidence is 271 s old; asked for anew: the device does not answer"
+    with pytest.raises(UnavailableError, match=why):
+        peer.require(MAX_AGE)
+    await asyncio.sleep(0)
+    channel.answer = None
+    await peer.attest()
+    ground.clock.advance(seconds=FRESH_SHARE * MAX_AGE + 1)
+    with pytest.raises(UnavailableError, match=r"evidence is 271 s old$"):
+        peer.require(MAX_AGE)
+    await peer.close()
+
+
+async def test_a_session_that_ends_before_its_evidence_is_left_in_time(
+    peer: Peer, ground: Ground
+) -> None:
+    # Keys that end within the evidence's age end the session with them.
+    ground.own._keys = replace(
+        ground.own.keys,
+        document=replace(
+            ground.own.keys.document,
+            not_after=ground.clock() + timedelta(seconds=60),
+        ),
+    )
+    await peer.attest()
+    attested = peer.require(MAX_AGE)
+    assert attested.session.expires_at == ground.clock() + timedelta(seconds=60)
+    ground.clock.advance(seconds=58)
+    peer.require(MAX_AGE)
+    ground.clock.advance(seconds=0.5)
+    with pytest.raises(UnavailableError, match="its session is about to end"):
+        peer.require(MAX_AGE)
+    peer.require_young(attested, MAX_AGE)
+    ground.clock.advance(seconds=1.5)
+    with pytest.raises(UnavailableError, match="its session has ended by now"):
+        peer.require_young(attested, MAX_AGE)
+    await peer.close()
+
+
+async def test_an_answer_under_evidence_older_than_the_scenario_allows(
+    peer: Peer, ground: Ground
+) -> None:
+    await peer.attest()
+    attested = peer.require(60)
+    ground.clock.advance(seconds=60)
+    peer.require_young(attested, 60)
+    ground.clock.advance(seconds=1)
+    with pytest.raises(UnavailableError, match="evidence is 61 s old by now"):
+        peer.require_young(attested, 60)
+
+
+async def test_evidence_is_renewed_in_time_for_every_scenario(
+    ground: Ground, channel: Shows
+) -> None:
+    peer = ground.peer(0, 0, channel, max_age_seconds=0.05)
+    async with kept(peer):
+        await until(lambda: len(channel.asked) >= 3)
 
 
 async def test_one_renewal_at_a_time(peer: Peer, channel: Shows) -> None:

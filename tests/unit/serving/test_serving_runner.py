@@ -116,7 +116,6 @@ def identical(shape: tuple[int | str, ...], ground: Ground) -> RunnerCore:
         identity,
         ground.responder(identity),
         allows_plain=False,
-        max_age_seconds=300,
         clock=ground.clock,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bentoml_secure.serving.readers import ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import RunnerDoor
 from tests.unit.serving.serving_parts import (
+    MAX_AGE,
     Asgi,
     Ground,
     feed,
@@ -28,6 +30,7 @@ from tests.unit.serving.serving_parts import (
 )
 
 TYPED = (b"content-type", REQUEST_TYPE.encode())
+TOO_OLD = "runner: its evidence is too old, or there is none"
 PICKLE = b"application/vnd.bentoml+pickle"
 
 
@@ -57,13 +60,7 @@ def ground(plain: Ground) -> Ground:
 
 @pytest.fixture
 def core(ground: Ground) -> RunnerCore:
-    return shown(ground.core(0))
-
-
-def shown(core: RunnerCore) -> RunnerCore:
-    """Return a runner that has made evidence, without which it serves nothing."""
-    core.identity.attest(bytes(32), core.identity.keys)
-    return core
+    return ground.opened(ground.core(0))
 
 
 @pytest.fixture
@@ -109,7 +106,7 @@ async def test_an_exchange(door: RunnerDoor, ground: Ground, size: int) -> None:
 
 
 async def test_a_streamed_answer_ends_with_its_last_piece(ground: Ground) -> None:
-    core = shown(ground.core(0))
+    core = ground.opened(ground.core(0))
     door = RunnerDoor(Behind(), lambda: core, 1 << 24)
     outgoing = Outgoing.of({"x": np.zeros((40_000, 4), np.float32)})
     data = b"".join(outgoing.data())
@@ -334,7 +331,7 @@ async def test_an_error_of_the_segment_itself_is_not_told(
     def run(tensors: Any) -> Any:
         raise RuntimeError("weights at 0x7f")
 
-    core = shown(ground.core(0, run=run))
+    core = ground.opened(ground.core(0, run=run))
     door, body = RunnerDoor(Behind(), lambda: core), body_of(ground)
     caller = Asgi(pieces(body))
     await door(infer(body), caller.receive, caller.send)
@@ -378,3 +375,39 @@ async def test_a_body_that_does_not_come_gives_its_share_back(
     assert "did not arrive within 0.05 s" in message
     await door(infer(body), served.receive, served.send)
     assert served.status == 200
+
+
+async def test_without_a_session_in_force_nothing_is_served(
+    behind: Behind, ground: Ground
+) -> None:
+    core = ground.core(0)
+    # Evidence that anybody may ask for shows no entry whose the keys are.
+    core.identity.attest(bytes(32), core.identity.keys)
+    door = RunnerDoor(behind, lambda: core, 1 << 20)
+    body = body_of(ground)
+
+    async def refusal() -> tuple[int, str, str]:
+        caller = Asgi(pieces(body))
+        await door(infer(body), caller.receive, caller.send)
+        return error(caller)
+
+    assert await refusal() == (503, "unavailable", TOO_OLD)
+    ground.opened(core)
+    caller = Asgi(pieces(body))
+    await door(infer(body), caller.receive, caller.send)
+    assert caller.status == 200
+    ground.clock.advance(seconds=MAX_AGE)
+    assert await refusal() == (503, "unavailable", TOO_OLD)
+
+
+async def test_plain_answers_are_signed_with_the_keys_that_the_entry_saw(
+    ground: Ground,
+) -> None:
+    core = ground.opened(ground.core(0))
+    seen = core.require_plain()
+    ground.clock.advance(seconds=MAX_AGE - 1)
+    core.identity._renew_at = ground.clock() - timedelta(seconds=1)
+    assert core.identity.keys.digest != seen.digest
+    assert core.require_plain().digest == seen.digest
+    ground.opened(core)
+    assert core.require_plain().digest == core.identity.keys.digest
