@@ -20,6 +20,7 @@ MAX_REFUSAL_BYTES = 4 << 20
 
 MAX_MESSAGE_CHARACTERS = 1000
 NO_QUORUM = "quorum-not-reached"
+_TOO_MANY = 429
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -120,7 +121,7 @@ def require_success(reply: Reply, path: str) -> None:
 
     Raises:
         QuorumNotReached: The replicas did not agree; with the tally.
-        ConfigurationError: The service refuses the request as it is (4xx).
+        ConfigurationError: The service refuses the request as it is (4xx but 429).
         UnavailableError: Any other status but 2xx.
     """
     if not 200 <= reply.status < 300:
@@ -133,6 +134,8 @@ def _refusal(reply: Reply, path: str) -> SecureError:
     # The words of a refusal are not signed: whoever stands between may refuse as well.
     if reply.status == 503 and code == NO_QUORUM and tally is not None:
         return QuorumNotReached(said, tally)
+    if reply.status == _TOO_MANY:
+        return UnavailableError(said, remedy="Try again in a second.")
     if 400 <= reply.status < 500:
         return ConfigurationError(said)
     return UnavailableError(said)

@@ -89,19 +89,21 @@ class Caller:
         Raises:
             SecureError: As ``session_flow``.
         """
-        now = self._clock()
-        if self._entry is None or self._entry.renew_at <= now:
+        # Another thread's call may forget it at any time.
+        entry = self._entry
+        if entry is None or entry.renew_at <= self._clock():
             # Not kept while it is asked for anew: a refusal leaves none.
             self._entry = None
-            self._entry = yield from session_flow(
+            entry = yield from session_flow(
                 self._trust,
                 clock=self._clock,
                 random_bytes=self._random_bytes,
                 steps=steps or Steps(),
                 pin=self._pin,
             )
-            self._warn_simulated(self._entry.result.simulated)
-        return self._entry
+            self._entry = entry
+            self._warn_simulated(entry.result.simulated)
+        return entry
 
     def call(self, api: str, payload: Any) -> Flow[Answer]:
         """Ask with JSON; the answer's value is parsed JSON.

@@ -56,6 +56,11 @@ def test_no_quorum_is_raised_with_its_tally(call: Call, service: FakeService) ->
         ),
         ((422, [], b'{"error": "bad field"}'), ConfigurationError, "bad field"),
         ((413, [], b"<html>"), ConfigurationError, r"status 413, error: <html>"),
+        (
+            refusal(429, code="rate-limited", message="m"),
+            UnavailableError,
+            "rate-limited: m Try again in a second",
+        ),
         (refusal(503, code="unavailable", message="m"), UnavailableError, "503"),
         (refusal(503, code="quorum-not-reached"), UnavailableError, "503"),
         (refusal(500, code="internal", message="m"), UnavailableError, "internal"),
