@@ -19,16 +19,10 @@ from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import State, Verdict
 from bentoml_secure.testing.deployment import build_deployment
 from bentoml_secure.testing.receipts import build_draft
-from examples.diagnosis import demo
+from examples.diagnosis import demo, judging
 from examples.diagnosis.asking import Asked
-from examples.diagnosis.report import (
-    Run,
-    Verifications,
-    boxed,
-    check_runs,
-    listed,
-    table,
-)
+from examples.diagnosis.promises import check_runs
+from examples.diagnosis.report import Run, Verifications, boxed, listed, table
 from examples.diagnosis.train import Data
 from tests.harness import FEATURES, REPOSITORY, sample, write_model
 
@@ -75,7 +69,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("BENTOML_HOME", "BENTOML_SECURE_POLICY"):
         monkeypatch.delenv(name, raising=False)
     shutil.copytree(REPOSITORY / "services", tmp_path / "services")
-    demo.FOLDER.mkdir()
+    demo.MODEL.parent.mkdir(parents=True)
     write_model(demo.MODEL)
     return tmp_path
 
@@ -91,8 +85,7 @@ def test_the_demo_serves_asks_kills_and_verifies(
         test_features=features,
         test_labels=labels,
     )
-    demo.set_up()
-    code = demo.ask_twice(data)
+    code = demo.tell(data)
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert "FAILED" not in printed
@@ -125,8 +118,8 @@ def kept(tmp_path: Path) -> tuple[Asked, Trust]:
 
 def test_a_receipt_holds_by_its_files(kept: tuple[Asked, Trust]) -> None:
     asked, trust = kept
-    assert demo.holds_offline(asked, trust)
-    assert not demo.is_rejected(parse_bundle(asked.bundle.read_bytes()), trust)
+    assert judging.holds_offline(asked, trust)
+    assert not judging.is_rejected(parse_bundle(asked.bundle.read_bytes()), trust)
 
 
 def test_a_receipt_does_not_hold_for_another_response(
@@ -135,17 +128,17 @@ def test_a_receipt_does_not_hold_for_another_response(
     asked, trust = kept
     with (asked.bundle.parent / "000.response").open("ab") as response:
         response.write(b" ")
-    assert not demo.holds_offline(asked, trust)
+    assert not judging.holds_offline(asked, trust)
     assert "rejected" in capsys.readouterr().out
 
 
 def test_one_digit_changed_is_rejected(kept: tuple[Asked, Trust]) -> None:
     asked, trust = kept
-    altered = demo.alter(asked.bundle)
+    altered = judging.alter(asked.bundle)
     before = parse_bundle(asked.bundle.read_bytes()).receipt.payload
     pairs = zip(before, altered.receipt.payload, strict=True)
     assert sum(a != b for a, b in pairs) == 1
-    assert demo.is_rejected(altered, trust)
+    assert judging.is_rejected(altered, trust)
 
 
 def verdict(*, dissenters: Sequence[str] = (), absent: Sequence[str] = ()) -> Verdict:

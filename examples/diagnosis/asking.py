@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from bentoml_secure import SecureClient
 from bentoml_secure.client import Answer
 from bentoml_secure.receipts.verify import Verdict
 from examples.diagnosis.train import Floats
+
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,11 @@ class Asked:
     verified_seconds: float
     bundle: Path
 
+    def parties(self) -> Sequence[Mapping[str, Any]]:
+        """Return the processes whose evidence the receipt holds, as verified."""
+        parties: Sequence[Mapping[str, Any]] = self.verdict.claims["parties"]
+        return parties
+
     def dissenters(self) -> set[str]:
         """Return the replicas that answered otherwise, late votes included."""
         return {entry["replica"] for entry in self.verdict.claims["dissenters"]}
@@ -55,7 +63,8 @@ def ask_all(
     features: Floats,
     folder: Path,
     *,
-    before: Callable[[int], None],
+    scenario: str,
+    before: Callable[[int], None] = lambda number: None,
 ) -> tuple[Asked, ...]:
     """Ask about one sample after the other.
 
@@ -64,6 +73,7 @@ def ask_all(
         trust: The caller's trust file.
         features: float32[samples, 30].
         folder: Gets the files.
+        scenario: What each receipt must carry.
         before: Called with the number of each request, from 0.
 
     Raises:
@@ -71,7 +81,7 @@ def ask_all(
     """
     folder.mkdir(parents=True)
     asked = []
-    with SecureClient(url, trust) as client:
+    with SecureClient(url, trust, scenario=scenario) as client:
         for number, sample in enumerate(features):
             before(number)
             started = time.perf_counter()
@@ -81,6 +91,34 @@ def ask_all(
             seconds = time.perf_counter() - started
             asked.append(_kept(answer, seconds, folder / f"{number:03}"))
     return tuple(asked)
+
+
+def await_all(
+    url: str,
+    trust: Path,
+    sample: Floats,
+    *,
+    scenario: str,
+    seconds: float = PATIENCE_SECONDS,
+) -> None:
+    """Ask until no replica is missing from the receipt, or the patience ends.
+
+    A deployment is ready once a quorum is. Whoever stays away is in later receipts.
+
+    Args:
+        url: Of the entry.
+        trust: The caller's trust file.
+        sample: float32[30].
+        scenario: What each receipt must carry.
+        seconds: Of patience.
+    """
+    ends = time.monotonic() + seconds
+    with SecureClient(url, trust, scenario=scenario) as client:
+        while time.monotonic() < ends:
+            answer = client.call("diagnose", {"features": [sample.tolist()]})
+            if not answer.verdict.claims["absent"]:
+                return
+            time.sleep(0.2)
 
 
 def _kept(answer: Answer, seconds: float, stem: Path) -> Asked:

@@ -1,9 +1,9 @@
-"""What the demo found: figures of each run, checks, a table for people."""
+"""What the demo found: figures of each run, in a table for people."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,67 +143,3 @@ def boxed(rows: Rows) -> str:
         for row in rows
     ]
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that the demo promises."""
-
-    promise: str
-    holds: bool
-    found: str
-
-    def __str__(self) -> str:
-        verdict = "ok    " if self.holds else "FAILED"
-        return f"  {verdict}  {self.promise}: {self.found}"
-
-
-def check_runs(
-    honest: Run, hurt: Run, *, liar: str, killed: str, altered_rejected: bool
-) -> Iterable[Check]:
-    """Return everything that must hold after both runs.
-
-    Args:
-        honest: With every replica up and honest.
-        hurt: With ``liar`` lying throughout and ``killed`` killed on the way.
-        liar: Name of a replica.
-        killed: Name of a replica.
-        altered_rejected: Whether an altered receipt was rejected.
-    """
-    for run in (honest, hurt):
-        count = len(run.asked)
-        yield Check(
-            promise=f"{run.title}: answers are the whole model's, bit for bit",
-            holds=run.equal == count,
-            found=f"{run.equal}/{count}",
-        )
-        yield Check(
-            promise=f"{run.title}: every receipt holds offline",
-            holds=run.reverified == count,
-            found=f"{run.reverified}/{count}",
-        )
-    accused = honest.named(Asked.dissenters)
-    yield Check(
-        promise=f"{honest.title}: nobody is accused",
-        holds=not accused,
-        found=listed(accused),
-    )
-    accused = hurt.named(Asked.dissenters)
-    yield Check(
-        # Every receipt says so, unless its answer came later than the grace.
-        promise=f"{hurt.title}: the liar is named, and nobody else",
-        holds=accused.keys() == {liar}
-        and all(liar in a.dissenters() | a.absent() for a in hurt.asked),
-        found=listed(accused),
-    )
-    missed = hurt.named(Asked.absent)
-    yield Check(
-        promise=f"{hurt.title}: the killed replica was missed",
-        holds=missed[killed] > 0,
-        found=listed(missed),
-    )
-    yield Check(
-        promise="a receipt with one digit changed is rejected",
-        holds=altered_rejected,
-        found="rejected" if altered_rejected else "ACCEPTED",
-    )
