@@ -14,6 +14,7 @@ imported here but click and the error tree: each command imports its room when i
     inspecting   inspect plan, evidence, receipt
     sealing      sign-model, verify-model, seal-model
     brokering    broker init, add-keys, policy, revoke, audit
+    enrolling    tpm authority, enrol, request, authorise, answer, policy
     owned        files that name a deployment, for trust and broker policy
     results      result issue, result verify
 
@@ -28,6 +29,7 @@ import click
 from bentoml_secure.cli.brokering import broker
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
+from bentoml_secure.cli.enrolling import tpm
 from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
@@ -63,5 +65,5 @@ def main() -> None:
 
 for _command in (split, inspect, verify, measure, endorsements, dev_root, trust):
     main.add_command(_command)
-for _command in (sign_model, verify_model, seal_model, broker, result):
+for _command in (sign_model, verify_model, seal_model, broker, result, tpm):
     main.add_command(_command)

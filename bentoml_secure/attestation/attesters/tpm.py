@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,11 @@ EVENT_LOG = "BENTOML_SECURE_TPM_EVENT_LOG"
 DEFAULT_PCRS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14)
 """IMA extends 10 at any time, 15 and up belong to whoever uses them."""
 
+ENROLMENT_FILE = "enrolment.json"
+CHAIN_FILE = "ek_chain.pem"
+CERTIFICATE_FILE = "ek_certificate.der"
+MAX_CHAIN_FILE_BYTES = 1 << 20
+
 EK_CERTIFICATE_INDEX = "0x01c00002"
 AK_TEMPLATE = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign"
 
@@ -86,11 +91,9 @@ class KnownTpm:
         Raises:
             ConfigurationError: No such folder; a file that does not read.
         """
-        if not folder.is_dir():
-            raise ConfigurationError(f"{FOLDER}: {folder} is no folder.")
-        chain = _read(folder / "ek_chain.pem", max_bytes=1 << 20)
-        enrolment = None
-        if (text := _read(folder / "enrolment.json", max_bytes=1 << 16)) is not None:
+        known, enrolment = cls.before_enrolment(folder), None
+        text = _read(folder / ENROLMENT_FILE, max_bytes=1 << 16)
+        if text is not None:
             try:
                 enrolment = parse_json(
                     text, what="enrolment", max_bytes=4 * MAX_ENROLMENT_BYTES
@@ -98,14 +101,25 @@ class KnownTpm:
                 parse_enrolment(enrolment)
             except MalformedInputError as error:
                 raise ConfigurationError(
-                    f"{folder / 'enrolment.json'}: {error}",
+                    f"{folder / ENROLMENT_FILE}: {error}",
                     remedy="Enrol this TPM anew.",
                 ) from error
+        return replace(known, enrolment=enrolment)
+
+    @classmethod
+    def before_enrolment(cls, folder: Path) -> KnownTpm:
+        """Read all but the enrolment, which is about to be made anew.
+
+        Raises:
+            ConfigurationError: No such folder; a file that does not read.
+        """
+        if not folder.is_dir():
+            raise ConfigurationError(f"{FOLDER}: {folder} is no folder.")
+        chain = _read(folder / CHAIN_FILE, max_bytes=MAX_CHAIN_FILE_BYTES)
         return cls(
-            enrolment=enrolment,
             endorsements=() if chain is None else (chain,),
             ek_certificate=_read(
-                folder / "ek_certificate.der", max_bytes=MAX_CERTIFICATE_BYTES
+                folder / CERTIFICATE_FILE, max_bytes=MAX_CERTIFICATE_BYTES
             ),
         )
 
@@ -138,11 +152,6 @@ class TpmAttester:
         self._event_log = event_log
         self._ek_certificate = self._known.ek_certificate or self._read_certificate()
         self._ak_public, self._ak_context = self._load_key()
-        if self._known.enrolment is None:
-            logger.warning(
-                "TPM: no enrolment: nothing shows that the attestation key is in this"
-                " TPM, and a policy that names an authority refuses it"
-            )
 
     @property
     def kind(self) -> str:
@@ -171,12 +180,19 @@ class TpmAttester:
         del clock
         folder = environ.get(FOLDER)
         event_log = environ.get(EVENT_LOG)
-        return cls(
+        known = KnownTpm.from_folder(Path(folder)) if folder else KnownTpm()
+        opened = cls(
             Tpm2Tools(environ.get(TCTI) or DEFAULT_TCTI),
-            pcrs=_read_pcrs(environ.get(PCRS)),
-            known=KnownTpm.from_folder(Path(folder)) if folder else None,
+            pcrs=parse_pcr_list(environ.get(PCRS)),
+            known=known,
             event_log=Path(event_log) if event_log else None,
         )
+        if known.enrolment is None:
+            logger.warning(
+                "TPM: no enrolment: nothing shows that the attestation key is in this"
+                " TPM, and a policy that names an authority refuses it"
+            )
+        return opened
 
     def attest(self, report_data: bytes) -> Evidence:
         """Return a quote over the first 32 bytes of ``report_data``.
@@ -314,7 +330,15 @@ def _read(path: Path, *, max_bytes: int) -> bytes | None:
     return content
 
 
-def _read_pcrs(text: str | None) -> tuple[int, ...]:
+def parse_pcr_list(text: str | None) -> tuple[int, ...]:
+    """Return the registers that ``BENTOML_SECURE_TPM_PCRS`` names, in order.
+
+    Args:
+        text: Numbers with commas between; nothing: ``DEFAULT_PCRS``.
+
+    Raises:
+        ConfigurationError: Another form, a register twice, or one beyond the last.
+    """
     if not text:
         return DEFAULT_PCRS
     items = [item.strip() for item in text.split(",")]

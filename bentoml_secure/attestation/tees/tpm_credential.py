@@ -52,6 +52,9 @@ from bentoml_secure.signing import Envelope, SigningKey, decode_base64
 SECRET_BYTES = 32
 """As long as the name's hash, the longest that an endorsement key takes."""
 
+MAX_CREDENTIAL_BYTES = 1024
+"""For an endorsement key of ``EK_BITS``, one has 328."""
+
 MAX_ANSWER_SECONDS = 600
 EK_BITS = 2048
 
@@ -120,6 +123,45 @@ class PendingEnrolment:
     ak_name: bytes
     secret: bytes = field(repr=False)
     challenged_at: datetime
+
+
+def challenge_to_json(credential: bytes) -> dict[str, Any]:
+    """Return a challenge as it travels to the device."""
+    return {"credential": base64.b64encode(credential).decode()}
+
+
+def challenge_from_json(document: object) -> bytes:
+    """Return the credential of what ``challenge_to_json`` wrote.
+
+    Raises:
+        MalformedInputError: A field missing, unknown, of another form or too long.
+    """
+    what = "enrolment challenge"
+    fields = require_fields(document, frozenset({"credential"}), what=what)
+    return decode_base64(
+        fields["credential"], what=f"{what} credential", max_bytes=MAX_CREDENTIAL_BYTES
+    )
+
+
+def answer_to_json(secret: bytes) -> dict[str, Any]:
+    """Return an answer as it travels to the authority.
+
+    The secret shows which TPM answered, once, and opens nothing.
+    """
+    return {"secret": base64.b64encode(secret).decode()}
+
+
+def answer_from_json(document: object) -> bytes:
+    """Return the secret of what ``answer_to_json`` wrote.
+
+    Raises:
+        MalformedInputError: A field missing, unknown, of another form or too long.
+    """
+    what = "enrolment answer"
+    fields = require_fields(document, frozenset({"secret"}), what=what)
+    return decode_base64(
+        fields["secret"], what=f"{what} secret", max_bytes=SECRET_BYTES
+    )
 
 
 def challenge_enrolment(
