@@ -103,9 +103,14 @@ def evidence(
         )
     from bentoml_secure.attestation.appraisal import appraise, parse_policy
     from bentoml_secure.attestation.evidence import Evidence
-    from bentoml_secure.attestation.reference_values import Unchecked
+    from bentoml_secure.attestation.reference_values import read_unchecked
     from bentoml_secure.attestation.tees import load_tee
 
+    expected = (
+        read_unchecked({"unchecked": unchecked_report_data}, what="report data")
+        if report_data is None
+        else report_data
+    )
     with own_files(str(policy)):
         accepted = parse_policy(
             read(policy, what="policy", max_bytes=MAX_OWN_FILE_BYTES)
@@ -121,9 +126,7 @@ def evidence(
         result = appraise(
             claims,
             accepted,
-            report_data=Unchecked(unchecked_report_data or "")
-            if report_data is None
-            else report_data,
+            report_data=expected,
             now=at,
             nonce_issued_at=None,
         )

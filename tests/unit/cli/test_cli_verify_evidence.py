@@ -140,6 +140,16 @@ def test_usage_errors(
     assert said in result.stderr
 
 
+@pytest.mark.parametrize("reason", ["", " ", "a\nb", "x" * 501])
+def test_a_check_is_not_left_out_without_a_reason(
+    run: Run, root: Path, evidence: Path, reason: str
+) -> None:
+    rest = ("--unchecked-report-data", reason, "--json")
+    result = run(*arguments(root, evidence, *rest))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "report data unchecked: got" in result.stderr
+
+
 def test_a_bad_policy_is_a_usage_error_that_names_the_file(
     run: Run, root: Path, evidence: Path
 ) -> None:
