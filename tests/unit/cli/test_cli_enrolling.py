@@ -174,11 +174,11 @@ class TestEnrol:
         self, run: Run, key: Path, root: str, device: SoftwareTpm
     ) -> None:
         folder = key.parent / "tpm"
-        given: list[str] = []
+        given: list[str | Path] = []
         for at, each in enumerate(x509.load_pem_x509_certificates(device.chain)):
             path = key.parent / f"{at}.der"
             path.write_bytes(each.public_bytes(Encoding.DER))
-            given += ["--ek-chain", str(path)]
+            given += ["--ek-chain", path]
         done = run(
             *("tpm", "enrol", "--authority", key, "--ek-root", root),
             *("--folder", folder, "--tcti", device.tcti, *given),
