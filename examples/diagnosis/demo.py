@@ -18,6 +18,7 @@ with 1 if a promise is broken.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +82,8 @@ SCENARIO = "critical"
 
 def main() -> int:
     """Run the demo; return the exit code."""
+    # As by the keyboard: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     started = time.monotonic()
     for folder in (FOLDER, SEALED):
         shutil.rmtree(folder, ignore_errors=True)

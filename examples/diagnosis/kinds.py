@@ -135,9 +135,10 @@ def enrol(tpm: SoftwareTpm, authority: SigningKey, folder: Path) -> Digest:
     """
     certificates = x509.load_pem_x509_certificates(tpm.chain)
     root = digest_bytes(certificates[-1].public_bytes(Encoding.DER))
-    # It warns of a TPM that nobody enrolled, which is what is about to change.
-    logging.getLogger(TpmAttester.__module__).setLevel(logging.ERROR)
-    device = TpmAttester(Tpm2Tools(tpm.tcti), known=KnownTpm(endorsements=(tpm.chain,)))
+    with _quiet(TpmAttester.__module__):
+        # It warns of a TPM that nobody enrolled, which is what is about to change.
+        known = KnownTpm(endorsements=(tpm.chain,))
+        device = TpmAttester(Tpm2Tools(tpm.tcti), known=known)
     pending = challenge_enrolment(
         device.request_enrolment(), ek_roots=[root], now=datetime.now(UTC)
     )
@@ -152,6 +153,17 @@ def enrol(tpm: SoftwareTpm, authority: SigningKey, folder: Path) -> Digest:
     (folder / "enrolment.json").write_text(json.dumps(enrolment.to_json()))
     (folder / "ek_chain.pem").write_bytes(tpm.chain)
     return root
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def policy_text(
