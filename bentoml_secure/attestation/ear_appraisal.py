@@ -221,13 +221,16 @@ def _wanted(expected: ExpectedResult) -> str:
 
 
 def _status(submod: ResultSubmod, expected: ExpectedResult) -> Tier:
-    """Return the status; where a simulation will do, without what only that costs."""
+    """Return the status; where a simulation will do, without what only that costs.
+
+    What a simulation leaves unsaid is no worse then: there is no machine to speak of.
+    """
     unrecognized = submod.vector.get("hardware") == ear.UNRECOGNIZED_HARDWARE
     if not (expected.allow_simulated and submod.simulated and unrecognized):
         return submod.status
-    return _tier_said(
-        {area: number for area, number in submod.vector.items() if area != "hardware"}
-    )
+    rest = {area: said for area, said in submod.vector.items() if area != "hardware"}
+    said = _tier_said(rest)
+    return Tier.AFFIRMING if said == Tier.NONE else said
 
 
 def _tier_said(vector: Mapping[str, int]) -> Tier:

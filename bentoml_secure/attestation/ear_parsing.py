@@ -152,14 +152,16 @@ def _submod(name: str, document: object, profile: Profile) -> ResultSubmod:
 def _is_simulated(
     attester: Mapping[str, Any], verifier: Mapping[str, Any], what: str
 ) -> bool:
-    if ear.PRIVATE in verifier:
-        own = _object(verifier[ear.PRIVATE], f"{what} {ear.PRIVATE}")
-        flag = own.get("simulated")
-        if type(flag) is not bool:
-            raise MalformedInputError(f"{what}: simulated is neither true nor false")
-        return flag
     # Trustee: the kind is the name of its claims, or stands beside them.
-    return bool(_SAMPLES & attester.keys()) or attester.get("tee") in _SAMPLES
+    names = set(attester)
+    if "tee" in attester:
+        names.add(_text(attester["tee"], f"{what} tee"))
+    if ear.PRIVATE not in verifier:
+        return bool(_SAMPLES & names)
+    flag = _object(verifier[ear.PRIVATE], f"{what} {ear.PRIVATE}").get("simulated")
+    if type(flag) is not bool:
+        raise MalformedInputError(f"{what}: simulated is neither true nor false")
+    return flag or bool(_SAMPLES & names)
 
 
 def _claim(claims: Mapping[str, Any], names: Sequence[str], what: str) -> object:
