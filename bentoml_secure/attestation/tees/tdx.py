@@ -5,7 +5,7 @@ policy, besides the keys of ``dcap_policy``:
 
     [tdx]
     mr_td = ["<hex>"]                 # required; 48 bytes, as are all but xfam
-    rtmr = { 1 = ["<hex>"], 2 = ["<hex>"] }
+    rtmr = { 1 = ["<hex>"], 2 = ["<hex>"] }   # what it runs; optional
     mr_config_id = ["<hex>"]          # optional, as are mr_owner, mr_owner_config,
     xfam = ["<hex>"]                  #   mr_seam and xfam (8 bytes)
 
@@ -27,9 +27,11 @@ from typing import Any
 from bentoml_secure.attestation.checks import compare
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.reference_values import (
+    IndexedReferences,
     References,
     Unchecked,
     compare_reference,
+    read_indexed,
     read_references,
     references_to_json,
     require_known,
@@ -283,10 +285,19 @@ def _report(quote: Quote) -> dict[str, Any]:
 def _read_rtmr(
     table: Mapping[str, Any], what: str
 ) -> tuple[References, References, References, References]:
-    names = [str(index) for index in range(RTMR_COUNT)]
-    rtmr = require_known(table.get("rtmr", {}), frozenset(names), what=f"{what} rtmr")
+    listed: IndexedReferences = {}
+    if "rtmr" in table:
+        listed = read_indexed(
+            table["rtmr"],
+            what=f"{what} rtmr",
+            indexes=range(RTMR_COUNT),
+            pattern=_hex(_MEASUREMENT_BYTES),
+            form=f"{_MEASUREMENT_BYTES} bytes as lower-case hex",
+        )
+    if isinstance(listed, Unchecked):
+        return listed, listed, listed, listed
     zero, one, two, three = (
-        _read_hex(rtmr, name, f"{what} rtmr", _MEASUREMENT_BYTES) for name in names
+        listed.get(index, Unchecked(_NONE_LISTED)) for index in range(RTMR_COUNT)
     )
     return zero, one, two, three
 
@@ -299,6 +310,10 @@ def _read_hex(
     return read_references(
         table[name],
         what=f"{what} {name}",
-        pattern=re.compile(f"[0-9a-f]{{{2 * length}}}"),
+        pattern=_hex(length),
         form=f"{length} bytes as lower-case hex",
     )
+
+
+def _hex(length: int) -> re.Pattern[str]:
+    return re.compile(f"[0-9a-f]{{{2 * length}}}")

@@ -9,6 +9,7 @@ import pytest
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy, appraise
 from bentoml_secure.attestation.evidence import VerifiedClaims
+from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.attestation.tees.dcap_policy import STATUSES
 from bentoml_secure.attestation.tees.tdx import Tdx
 from bentoml_secure.errors import ConfigurationError, PolicyRejected
@@ -209,7 +210,9 @@ class TestTable:
             ({"mr_td": [MR_TD[2:]]}, "48 bytes as lower-case hex"),
             ({"mr_td": [MR_TD], "allow_debug": True}, "unknown key 'allow_debug'"),
             ({"mr_td": [MR_TD], "rtmr": {"4": [MR_TD]}}, "unknown key '4'"),
-            ({"mr_td": [MR_TD], "rtmr": [MR_TD]}, "want a table"),
+            ({"mr_td": [MR_TD], "rtmr": [MR_TD]}, "want accepted values by index"),
+            ({"mr_td": [MR_TD], "rtmr": {}}, "want accepted values by index"),
+            ({"mr_td": [MR_TD], "rtmr": {"unchecked": ""}}, "want a reason"),
             ({"mr_td": [MR_TD], "rtmr": {"0": []}}, "rtmr 0: got"),
             ({"mr_td": [MR_TD], "xfam": [MR_TD]}, "8 bytes as lower-case hex"),
             ({"mr_td": [MR_TD], "status": []}, "status: got"),
@@ -231,6 +234,7 @@ class TestTable:
         [
             {"mr_td": [MR_TD]},
             {"mr_td": {"unchecked": "any TD"}, "smt": True, "reject_advisories": []},
+            {"mr_td": [MR_TD], "rtmr": {"unchecked": "replayed elsewhere"}},
             {
                 "mr_td": [OTHER, MR_TD, MR_TD],
                 "rtmr": {"1": [OTHER], "3": {"unchecked": "not extended"}},
@@ -246,6 +250,11 @@ class TestTable:
     def test_what_is_written_reads_back(self, table: dict[str, Any]) -> None:
         policy = Tdx().parse_policy(table)
         assert Tdx().parse_policy(policy.to_json()) == policy
+
+
+def test_all_registers_are_left_out_for_one_reason() -> None:
+    table = {"mr_td": [MR_TD], "rtmr": {"unchecked": "replayed elsewhere"}}
+    assert Tdx().parse_policy(table).rtmr == (Unchecked("replayed elsewhere"),) * 4
 
 
 def test_a_wrong_nonce_and_every_other_difference_at_once(
