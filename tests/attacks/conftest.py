@@ -11,6 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bentoml_secure.statements import utc_now
+from bentoml_secure.testing.dcap_pki import EVALUATION
+from bentoml_secure.testing.simulated_tdx import mr_td, root_digest
 from tests.attacks.targets import (
     PEAKS,
     SERVICE,
@@ -38,7 +41,28 @@ def attacked_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(tmp_path_factory.mktemp("attacked"))
     project.add(HERE / "attacked.py")
     shutil.copyfile(HERE / "attacked.toml", project.folder / "attacked.toml")
+    allow_more(project)
     return project
+
+
+def allow_more(project: Project) -> None:
+    """Let the policy accept TDX quotes of its development root, and any H100."""
+    path = project.dev_root / "policy.toml"
+    text = path.read_text().replace(
+        'allow = ["simulated"]', 'allow = ["simulated", "simulated-tdx", "nvidia-gpu"]'
+    )
+    root = root_digest(project.dev_root, now=utc_now())
+    path.write_text(
+        f"""{text}
+[simulated-tdx]
+roots = ["{root}"]
+mr_td = ["{mr_td()}"]
+min_tcb_evaluation = {EVALUATION}
+
+[nvidia-gpu]
+firmware = {{ unchecked = "whose it is, is what is tried" }}
+"""
+    )
 
 
 @pytest.fixture(scope="session")

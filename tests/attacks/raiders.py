@@ -13,6 +13,7 @@ from typing import Any
 
 from bentoml_secure.attestation.appraisal import parse_policy
 from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.attestation.roles import Attester
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import Digest, parse_json
 from bentoml_secure.errors import SecureError
@@ -71,10 +72,11 @@ class Raider:
         segment: Digest | None = None,
         config_digest: Digest | None = None,
         plan: Digest | None = None,
+        attester: Attester | None = None,
     ) -> Raider:
-        """Return a raider that shows a key document of its choice."""
+        """Return a raider that shows a key document, by evidence, of its choice."""
         identity = Identity(
-            SimulatedAttester.from_folder(project.dev_root, clock=utc_now),
+            attester or SimulatedAttester.from_folder(project.dev_root, clock=utc_now),
             role=role,
             service=service,
             segment=segment,

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.attestation.evidence import Evidence, EvidenceRecord
+from bentoml_secure.attestation.key_document import Role, report_data
+from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.digest import digest_json
 from bentoml_secure.serving.exchange import Exchange
 from bentoml_secure.session.http import Inner
@@ -18,7 +20,10 @@ from bentoml_secure.session.identity import Keys
 from bentoml_secure.session.suites import CLASSIC, HYBRID, HpkeKeys
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.split.plan import load_plan
+from bentoml_secure.statements import utc_now
 from bentoml_secure.tensors import encode
+from bentoml_secure.testing.dcap_pki import EVALUATION
+from bentoml_secure.testing.simulated_tdx import SimulatedTdxAttester
 from tests.attacks import raw
 from tests.attacks.raiders import (
     FINISH,
@@ -32,6 +37,7 @@ from tests.attacks.raiders import (
     sealed,
 )
 from tests.attacks.targets import REPLICAS, Target
+from tests.evidence_vectors import vector
 from tests.harness import sample
 
 
@@ -233,6 +239,72 @@ class TestHandshakes:
             for url, most in ((runner, 4 << 20), (target.url, 16 << 10)):
                 said = raw.post(url, FINISH, b"[" + b" " * most, JSON)
                 assert (said.status, said.code) == (413, "too-large")
+
+
+class RolledBack(SimulatedTdxAttester):
+    """Sends collateral of last year's evaluation, signed and in date."""
+
+    @property
+    def endorsements(self) -> tuple[bytes, ...]:
+        self._pki.now = utc_now()
+
+        def older(document: dict[str, Any]) -> None:
+            document["tcbEvaluationDataNumber"] = EVALUATION - 1
+
+        return (self._pki.collateral("TDX", edit_tcb=older, edit_qe=older),)
+
+
+class TestEvidence:
+    def tdx(
+        self, target: Target, kind: type[SimulatedTdxAttester] = SimulatedTdxAttester
+    ) -> Raider:
+        attester = kind(target.project.dev_root, machine="raider's", clock=utc_now)
+        return Raider.of(target.project, attester=attester)
+
+    def test_quotes_that_the_policy_accepts(self, target: Target, runner: str) -> None:
+        """What those below differ from."""
+        raider = self.tdx(target)
+        assert raider.finish(runner, finish_of(raider, runner)).status == 200
+
+    def test_collateral_that_is_rolled_back(self, target: Target, runner: str) -> None:
+        raider = self.tdx(target, RolledBack)
+        said = raider.finish(runner, finish_of(raider, runner))
+        refused(said, 502, "not acceptable in tcb_evaluation")
+
+    def test_quotes_without_collateral(self, target: Target, runner: str) -> None:
+        raider = self.tdx(target)
+        finish = finish_of(raider, runner)
+        initiator = raider.begin()
+        offer = raider.offer(runner, initiator)
+        record = raider.identity.attest(offer.nonce, raider.identity.keys)
+        bare = initiator.finish(EvidenceRecord(evidence=record.evidence))
+        assert bare.keys() == finish.keys()
+        refused(raider.finish(runner, bare), 503, "collateral")
+
+    def test_a_kind_that_the_policy_does_not_name(
+        self, target: Target, runner: str
+    ) -> None:
+        """Real evidence of a real machine, and nobody asked for its kind."""
+        raider = Raider.of(target.project)
+        initiator = raider.begin()
+        raider.offer(runner, initiator)
+        evidence = Evidence(kind="nitro", blob=vector("nitro/ok.cose"))
+        said = raider.finish(
+            runner, initiator.finish(EvidenceRecord(evidence=evidence))
+        )
+        refused(said, 502, "not acceptable in kind")
+
+    def test_a_gpu_of_another_machine(self, target: Target, runner: str) -> None:
+        """Genuine H100s, asked by somebody else, beside the raider's own evidence."""
+        gpu = Evidence(kind="nvidia-gpu", blob=vector("nvidia/gpu_evidence.json"))
+        raider = Raider.of(target.project)
+        initiator, keys = raider.begin(), raider.identity.keys
+        offer = raider.offer(runner, initiator)
+        covered = report_data(offer.nonce, keys.document, gpu.blob)
+        attester = SimulatedAttester.from_folder(target.project.dev_root, clock=utc_now)
+        record = EvidenceRecord(evidence=attester.attest(covered), gpu=gpu)
+        said = raider.finish(runner, initiator.finish(record))
+        refused(said, 502, "not acceptable in gpu.report_data")
 
 
 class TestRecords:
