@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
-from bentoml_secure.attestation.evidence import AttestationResult
+from bentoml_secure.attestation.evidence import AttestationResult, Endorsements
 from bentoml_secure.errors import (
     Finding,
     MalformedInputError,
@@ -74,9 +74,19 @@ logger = logging.getLogger("bentoml_secure")
 
 
 def judge_asker(
-    shown: Shown, policy: AppraisalPolicy, *, now: datetime
+    shown: Shown,
+    policy: AppraisalPolicy,
+    *,
+    now: datetime,
+    endorsements: Endorsements = (),
 ) -> AttestationResult:
     """Return what a broker accepts of a caller's evidence.
+
+    Args:
+        shown: By the caller.
+        policy: The models' owner's.
+        now: The time, with a time zone.
+        endorsements: The broker's own, beside those that were shown.
 
     Raises:
         PolicyRejected: Nobody who has a use for weights, or evidence that is not
@@ -90,7 +100,7 @@ def judge_asker(
             f"{document.role} {document.service}",
             [Finding("role", document.role, wanted)],
         )
-    return judge(shown, policy, now=now)
+    return judge(shown, policy, now=now, endorsements=endorsements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,9 @@ class OpenBroker:
         appraisal = self.policy.appraisal
         responder = Responder(
             identity,
-            lambda shown: judge_asker(shown, appraisal, now=utc_now()),
+            lambda shown: judge_asker(
+                shown, appraisal, now=utc_now(), endorsements=identity.endorsements
+            ),
             max_age_seconds=appraisal.max_age_seconds,
             clock=utc_now,
             max_exchanges=MAX_EXCHANGES,
@@ -120,6 +122,7 @@ class BrokerProcess:
             plan=None,
             config_digest=self.opened.config_digest,
             gpu=open_gpu_attester(environment, clock=utc_now),
+            folder=settings.endorsements,
             key_lifetime=settings.key_lifetime,
         )
         type(self).core_of_process = self.opened.core(identity)

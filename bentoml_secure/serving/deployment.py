@@ -213,6 +213,7 @@ class Deployment:
             plan=self.plan.digest,
             config_digest=self.configuration.digest,
             gpu=open_gpu_attester(environment, clock=utc_now),
+            folder=settings.endorsements,
             key_lifetime=settings.key_lifetime,
             evidence_age=timedelta(seconds=self.policy.max_age_seconds),
         )
@@ -262,7 +263,7 @@ class Deployment:
 
     def _judge_broker(self, shown: Shown, own: Identity) -> AttestationResult:
         require_broker(shown.document, own.keys.document)
-        return judge(shown, self.policy, now=utc_now())
+        return judge(shown, self.policy, now=utc_now(), endorsements=own.endorsements)
 
     def runner(
         self,
@@ -305,7 +306,7 @@ class Deployment:
             raise AttestationError(
                 f"entry service: got {document.service}, want {self.name}"
             )
-        return judge(shown, self.policy, now=utc_now())
+        return judge(shown, self.policy, now=utc_now(), endorsements=own.endorsements)
 
     def entry(self, urls: Mapping[str, str], local: Mapping[str, RunnerCore]) -> Entry:
         """Make the entry.

@@ -17,6 +17,7 @@ from datetime import datetime
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
+from bentoml_secure.attestation.endorsement_folder import endorsed
 from bentoml_secure.attestation.evidence import (
     AttestationResult,
     EvidenceRecord,
@@ -230,7 +231,12 @@ class Peer:
         ]
         if findings:
             raise AttestationError("; ".join(map(str, findings)))
-        return judge(shown, self._policy, now=self._clock())
+        return judge(
+            shown,
+            self._policy,
+            now=self._clock(),
+            endorsements=self._own.endorsements,
+        )
 
     def _attested_by(self, session: Session) -> Attested:
         shown, result = session.peer, session.result
@@ -240,7 +246,8 @@ class Peer:
         return Attested(
             document=document,
             key=VerificationKey.from_hex(document.ed25519),
-            record=shown.record,
+            # In receipts, others judge it with what it was judged with here.
+            record=endorsed(shown.record, self._own.endorsements),
             result=result,
             nonce_issued_at=shown.nonce_issued_at,
             session=session,

@@ -10,6 +10,8 @@ BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
 service's name under $BENTOML_HOME/bentoml_secure
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
+BENTOML_SECURE_ENDORSEMENTS   folder of endorsements that go along with this process's
+evidence, and that others' is judged with, see ``attestation.endorsement_folder``
 BENTOML_SECURE_BROKER     URL of the broker that releases the keys of sealed weights
 BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 10 to
 604800; default: a day
@@ -39,6 +41,7 @@ from bentoml_secure.attestation.attesters import (
     SERVICE,
     attester_kind,
 )
+from bentoml_secure.attestation.endorsement_folder import EndorsementFolder
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.keys.http_calls import parse_url
 from bentoml_secure.session.identity import KEY_LIFETIME
@@ -64,6 +67,7 @@ class Settings:
         store: Path of the receipts' database.
         salt_token: Bearer token for root salts that the entry drew, or None.
         broker: URL of the broker of sealed weights' keys, or None.
+        endorsements: Beside those that the attester and others give, or None.
         key_lifetime: Of the process's keys.
     """
 
@@ -72,6 +76,7 @@ class Settings:
     store: Path
     salt_token: str | None
     broker: str | None = None
+    endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
 
 
@@ -84,6 +89,7 @@ class BrokerSettings:
         store: Path of its database.
         wrapping_key: Path of the key that the database's keys are wrapped under.
         policy: Path of the models' owner's policy.
+        endorsements: Beside those that the attester and others give, or None.
         key_lifetime: Of the process's keys.
     """
 
@@ -91,6 +97,7 @@ class BrokerSettings:
     store: Path
     wrapping_key: Path
     policy: Path
+    endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
 
 
@@ -112,6 +119,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         store=_store(environment, service),
         salt_token=_read_token(Path(token_file)) if token_file else None,
         broker=broker,
+        endorsements=EndorsementFolder.from_environment(environment),
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
     )
 
@@ -136,6 +144,7 @@ def read_broker_settings(environment: Mapping[str, str]) -> BrokerSettings:
         store=folder / "broker.db",
         wrapping_key=Path(wrapping_key).resolve(),
         policy=folder / "policy.toml",
+        endorsements=EndorsementFolder.from_environment(environment),
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
     )
 

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from bentoml_secure.attestation.evidence import EvidenceRecord
+from bentoml_secure.attestation.endorsement_folder import (
+    EndorsementFolder,
+    endorsed,
+)
+from bentoml_secure.attestation.evidence import Endorsements, EvidenceRecord
 from bentoml_secure.attestation.key_document import (
     BOOT_ID_BYTES,
     KeyDocument,
@@ -57,6 +61,8 @@ class Identity:
         plan: Digest of its plan; brokers may have none.
         config_digest: Of its deployment.
         gpu: Makes evidence of the GPU beside, which the attester's covers.
+        folder: Endorsements that go along with the evidence, and that the evidence of
+            others is judged with, beside what they send.
         key_lifetime: How long keys are good for; new ones are made before that.
         evidence_age: Up to which evidence is used: so long before their end keys are
             replaced, that sessions end with their evidence and not with the keys; but
@@ -74,12 +80,14 @@ class Identity:
         plan: Digest | None,
         config_digest: Digest,
         gpu: Attester | None = None,
+        folder: EndorsementFolder | None = None,
         key_lifetime: timedelta = KEY_LIFETIME,
         evidence_age: timedelta = timedelta(0),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._attester = attester
         self._gpu = gpu
+        self._folder = folder
         self._role = role
         self._service = service
         self._segment = segment
@@ -106,6 +114,11 @@ class Identity:
                     self._renew_at = self._clock() + self._used_for
         return self._keys
 
+    @property
+    def endorsements(self) -> Endorsements:
+        """What this process knows of platforms itself, as of now."""
+        return () if self._folder is None else self._folder.endorsements
+
     def attest(self, nonce: bytes, keys: Keys) -> EvidenceRecord:
         """Return fresh evidence that binds ``keys`` to ``nonce``; blocks on a device.
 
@@ -120,11 +133,12 @@ class Identity:
         if self._gpu is not None:
             gpu = self._gpu.attest(gpu_nonce(nonce, keys.document))
         covered = report_data(nonce, keys.document, None if gpu is None else gpu.blob)
-        return EvidenceRecord(
+        made = EvidenceRecord(
             evidence=self._attester.attest(covered),
             endorsements=self._attester.endorsements,
             gpu=gpu,
         )
+        return endorsed(made, self.endorsements)
 
     def _make_keys(self) -> Keys:
         signing, hpke = SigningKey.generate(), HpkeKeys.generate()

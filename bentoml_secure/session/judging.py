@@ -5,15 +5,28 @@ from __future__ import annotations
 from datetime import datetime
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
-from bentoml_secure.attestation.evidence import AttestationResult
+from bentoml_secure.attestation.endorsement_folder import endorsed
+from bentoml_secure.attestation.evidence import AttestationResult, Endorsements
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.verification import verify_key_document
 from bentoml_secure.errors import AttestationError, Finding
 from bentoml_secure.session.keys import Shown
 
 
-def judge(shown: Shown, policy: AppraisalPolicy, *, now: datetime) -> AttestationResult:
+def judge(
+    shown: Shown,
+    policy: AppraisalPolicy,
+    *,
+    now: datetime,
+    endorsements: Endorsements = (),
+) -> AttestationResult:
     """Return what a policy accepts of shown evidence.
+
+    Args:
+        shown: By the other end.
+        policy: The relying party's.
+        now: The time, with a time zone.
+        endorsements: The relying party's own, beside those that were shown.
 
     Raises:
         AttestationError: There is none, or it is not authentic.
@@ -27,7 +40,7 @@ def judge(shown: Shown, policy: AppraisalPolicy, *, now: datetime) -> Attestatio
     return verify_key_document(
         document,
         record.evidence,
-        record.endorsements,
+        endorsed(record, endorsements).endorsements,
         policy,
         nonce=shown.nonce,
         now=now,
