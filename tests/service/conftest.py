@@ -10,6 +10,7 @@ import pytest
 from tests.harness import Project, serve
 from tests.service.brokers import BrokerHost, Vault, broker_of, make_vault
 from tests.service.deployments import STAGED, Deployment
+from tests.service.wiring import Wired, wired_up
 
 HERE = Path(__file__).parent
 
@@ -40,3 +41,12 @@ def broker(vault: Vault) -> Iterator[BrokerHost]:
     """That owner's broker, running; who ends it starts it again."""
     with broker_of(vault) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def wired(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Wired]:
+    """A deployment of which every byte is seen."""
+    with wired_up(project, tmp_path_factory.mktemp("wired")) as wired:
+        yield wired
