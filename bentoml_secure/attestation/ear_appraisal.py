@@ -188,9 +188,11 @@ def _compare_status(claims: ResultClaims, expected: ExpectedResult) -> Compariso
             got=f"{name}: no hardware",
             want="hardware, or leave for there being none",
         )
-        # An issuer that says better than it means is not believed at all.
+        # An issuer that says better than it means is not believed at all. To say
+        # nothing is always its right, and is never enough.
         meant = _tier_said(submod.vector)
-        consistent = meant == Tier.NONE or not ear.is_better(submod.status, meant)
+        silent = Tier.NONE in (meant, submod.status)
+        consistent = silent or not ear.is_better(submod.status, meant)
         shown = f"{name}: {submod.status}"
         want = f"{meant} or worse"
         comparison += compare("vector", consistent, got=shown, want=want)

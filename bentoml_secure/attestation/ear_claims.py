@@ -317,7 +317,8 @@ def _status(submod: _Submod, vector: Mapping[str, int]) -> Tier:
     )
     essential = vector["hardware"], vector["executables"]
     answers = submod.rests_on((_all_of("report_data"),))
-    if said == Tier.AFFIRMING and not (all(essential) and answers):
+    if said != Tier.CONTRAINDICATED and not (all(essential) and answers):
+        # Not a warning either: who accepts warnings must not accept this.
         return Tier.NONE
     return said
 

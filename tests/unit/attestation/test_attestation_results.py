@@ -15,7 +15,11 @@ from bentoml_secure.attestation.ear import Tier, tier_of, worst
 from bentoml_secure.attestation.evidence import AttestationResult, UncheckedField
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.digest import digest_json
-from bentoml_secure.errors import ConfigurationError, MissingDependencyError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    PolicyRejected,
+)
 from tests.unit.attestation.result_tokens import (
     ALGORITHMS,
     EC,
@@ -194,8 +198,14 @@ class TestVector:
         status, vector = status_and_vector(**claims)
         assert (status, vector["hardware"]) == ("warning", 32)
 
-    def test_a_warning_stays_one_where_nothing_else_is_said(self) -> None:
-        assert status_and_vector("mr_td", status="OutOfDate")[0] == "warning"
+    @pytest.mark.parametrize("left_out", ["mr_td", "report_data"])
+    def test_no_warning_hides_what_is_not_said(self, left_out: str) -> None:
+        status, vector = status_and_vector(left_out, status="OutOfDate")
+        assert (status, vector["hardware"]) == ("none", 32)
+        token = issue(tdx_result(left_out, status="OutOfDate"))
+        with pytest.raises(PolicyRejected, match="cpu0: none") as caught:
+            verify(token, allow_warning=True)
+        assert "vector" not in [each.field for each in caught.value.findings]
 
     @pytest.mark.parametrize(
         ("kind", "left_out", "status"),
