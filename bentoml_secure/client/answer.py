@@ -45,6 +45,8 @@ class Question:
         nonce: 32 bytes.
         root_salt: 32 secret bytes: who has them can open the receipt's commitments.
         entry: Whom it was sent to.
+        committed: The commitment to the entry's draw that was named for it; None: the
+            entry had given none that was left.
         asked_at: The caller's clock, before it was sent.
     """
 
@@ -54,6 +56,7 @@ class Question:
     nonce: bytes
     root_salt: bytes = field(repr=False)
     entry: AttestedEntry
+    committed: Digest | None
     asked_at: datetime
 
 
@@ -188,7 +191,9 @@ def judge(
     findings += _times(receipt, question.asked_at, answered_at)
     opening = Opening(salt=question.root_salt, request=question.body, response=body)
     try:
-        verdict = verify_bundle(bundle, trust, now=now, opening=opening)
+        verdict = verify_bundle(
+            bundle, trust, now=now, opening=opening, committed=question.committed
+        )
     except ReceiptError as error:
         findings += error.findings
         raise _rejection(receipt, question, findings) from error
@@ -225,6 +230,7 @@ def _asked(receipt: Receipt, question: Question, status: int) -> list[_Compariso
         ("nonce_drawn_by", receipt.nonce_drawn_by, CALLER),
         ("salt_drawn_by", receipt.salt_drawn_by, CALLER),
         ("first_hop", receipt.first_hop, SEALED),
+        ("draw asserted", receipt.draw.asserted, question.committed is None),
         ("scenario name", receipt.scenario_name, scenario),
         ("service", receipt.service, entry.document.service),
         ("api", receipt.api, question.path),

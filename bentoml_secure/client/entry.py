@@ -10,6 +10,7 @@ from typing import Any
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
+from bentoml_secure.client.draws import Commitments
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
 from bentoml_secure.client.steps import Steps
 from bentoml_secure.digest import Digest, canonical_json, parse_json
@@ -38,6 +39,7 @@ class AttestedEntry:
         nonce: 32 bytes, drawn by the caller.
         result: Of the appraisal.
         session: Seals what is said to it.
+        commitments: To draws, that it has given out in the session.
         renew_at: The caller's clock. After that it is asked again.
     """
 
@@ -45,6 +47,7 @@ class AttestedEntry:
     nonce: bytes
     result: AttestationResult
     session: Session
+    commitments: Commitments
     renew_at: datetime
 
 
@@ -91,11 +94,15 @@ def session_flow(
     document, result = session.peer.document, session.result
     if result is None:
         raise AttestationError("entry: a session without evidence")
+    commitments = Commitments(document, session.peer.nonce)
+    if session.draw is not None:
+        commitments.add(session.draw)
     return AttestedEntry(
         document=document,
         nonce=session.peer.nonce,
         result=result,
         session=session,
+        commitments=commitments,
         renew_at=min(
             now + age / _RENEWALS_PER_AGE, result.expires_at, document.not_after
         ),

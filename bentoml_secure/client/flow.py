@@ -24,14 +24,19 @@ from bentoml_secure.client.steps import Steps
 from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, Digest, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
+    Finding,
     MalformedInputError,
+    PolicyRejected,
 )
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_BYTES, Bundle, parse_bundle
+from bentoml_secure.receipts.draw import MAX_ENVELOPE_TEXT, Drawn
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.session.responders import UnknownSessionError
 
 RECEIPTS = "/bsec/v1/receipts/"
 JSON_TYPE = "application/json"
+DRAW = "bsec-draw"
+NEXT_DRAW = "bsec-next-draw"
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _SCENARIO = re.compile(r"[!-~](?:[ -~]*[!-~])?")
@@ -94,15 +99,19 @@ class Caller:
         if entry is None or entry.renew_at <= self._clock():
             # Not kept while it is asked for anew: a refusal leaves none.
             self._entry = None
-            entry = yield from session_flow(
-                self._trust,
-                clock=self._clock,
-                random_bytes=self._random_bytes,
-                steps=steps or Steps(),
-                pin=self._pin,
-            )
+            entry = yield from self._open(steps or Steps())
             self._entry = entry
-            self._warn_simulated(entry.result.simulated)
+        return entry
+
+    def _open(self, steps: Steps) -> Flow[AttestedEntry]:
+        entry = yield from session_flow(
+            self._trust,
+            clock=self._clock,
+            random_bytes=self._random_bytes,
+            steps=steps,
+            pin=self._pin,
+        )
+        self._warn_simulated(entry.result.simulated)
         return entry
 
     def call(self, api: str, payload: Any) -> Flow[Answer]:
@@ -185,12 +194,13 @@ class Caller:
         read: Callable[[bytes], Any],
         steps: Steps,
     ) -> Flow[Answer]:
-        entry = yield from self.attest(steps)
+        entry, committed = yield from self._committed(steps)
         question = Question(
             path=path,
             body=body,
             scenario=self._scenario,
             entry=entry,
+            committed=committed,
             nonce=self._random_bytes(NONCE_BYTES),
             root_salt=self._random_bytes(SALT_BYTES),
             asked_at=self._clock(),
@@ -201,11 +211,27 @@ class Caller:
             answered_at = self._clock()
             reply = sealed.open(reply)
             require_success(reply, path)
+            _take_next(entry, reply)
             announced = Announced.of(reply)
         with steps.doing("fetch the receipt and judge it against the trust file"):
             return (
                 yield from self._judged(question, announced, reply, answered_at, read)
             )
+
+    def _committed(self, steps: Steps) -> Flow[tuple[AttestedEntry, Digest | None]]:
+        """Return whom to ask, and its commitment to what it draws for this call."""
+        entry = yield from self.attest(steps)
+        committed = entry.commitments.take()
+        if committed is None and self._trust.draw is Drawn.COMMITTED:
+            # Calls at once have taken all there were: this one has its own session.
+            entry = yield from self._open(steps)
+            committed = entry.commitments.take()
+            if committed is None:
+                finding = Finding(
+                    "draw", "no commitment", "one (the trust file's draw)"
+                )
+                raise PolicyRejected("entry: it commits to no draw", [finding])
+        return entry, committed
 
     def _headers(self, question: Question, content_type: str) -> dict[str, str]:
         headers = {
@@ -213,6 +239,8 @@ class Caller:
             "bsec-nonce": question.nonce.hex(),
             "bsec-root-salt": question.root_salt.hex(),
         }
+        if question.committed is not None:
+            headers[DRAW] = question.committed
         if question.scenario is not None:
             headers["bsec-scenario"] = question.scenario
         return headers
@@ -269,3 +297,11 @@ class Caller:
                 "SIMULATED - NOT HARDWARE: the service shows simulated evidence, and"
                 " the trust file accepts it; its receipts protect nothing"
             )
+
+
+def _take_next(entry: AttestedEntry, reply: Reply) -> None:
+    text = reply.header(NEXT_DRAW)
+    if text is not None:
+        entry.commitments.add(
+            parse_json(text, what=NEXT_DRAW, max_bytes=MAX_ENVELOPE_TEXT)
+        )

@@ -13,7 +13,6 @@ writes a verifier of their own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +30,10 @@ from bentoml_secure.digest import (
     parse_json,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.draw import Draw, derive_request_id
 from bentoml_secure.receipts.records import (
     ENTRY,
     RUNNER,
-    Draw,
     InferRecord,
     Party,
     RequiredAttachment,
@@ -68,7 +67,6 @@ __all__ = [
 ]
 
 PREDICATE_TYPE = "https://bentoml-secure.dev/receipt/v1"
-REQUEST_ID_LABEL = b"bentoml-secure/request/v1"
 SEALED = "sealed"
 UNSEALED = "unsealed"
 CALLER = "caller"
@@ -98,20 +96,6 @@ _PREDICATE = (
     "started_at",
     "issued_at",
 )
-
-
-def derive_request_id(r: bytes, nonce: bytes) -> bytes:
-    """Return the 16-byte id of a request.
-
-    SHA-256("bentoml-secure/request/v1" || SHA-256(r) || nonce), its first 16 bytes:
-    neither side can choose it alone, once the entry has shown SHA-256(r).
-
-    Args:
-        r: The entry's 32 random bytes, single use.
-        nonce: The caller's 32 bytes.
-    """
-    inner = hashlib.sha256(r).digest()
-    return hashlib.sha256(REQUEST_ID_LABEL + inner + nonce).digest()[:REQUEST_ID_BYTES]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

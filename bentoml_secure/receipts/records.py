@@ -1,4 +1,4 @@
-"""The parts of a receipt: parties, draw, segments, infers, what must follow.
+"""The parts of a receipt: parties, segments, infers, what must follow.
 
 Each is a noun that writes its part of the predicate and reads it back strictly.
 """
@@ -14,19 +14,17 @@ from bentoml_secure.digest import (
     JSON,
     NONCE_BYTES,
     Digest,
-    digest_bytes,
     parse_digest,
     parse_hex,
 )
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.receipts.strict import choice, fields, flag, text
+from bentoml_secure.receipts.strict import choice, fields, text
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import parse_statement_envelope, parse_time
 
 ENTRY = "entry"
 RUNNER = "runner"
 
-DRAW_BYTES = 32
 MAX_REPLICAS = 64
 MIN_YEAR = 2000
 MAX_YEAR = 2999
@@ -95,47 +93,6 @@ class Party:
             nonce_issued_at=parse_moment(
                 got["nonce_issued_at"], what=f"{what} nonce_issued_at"
             ),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """The entry's share of the request id and of the committee's seed.
-
-    Attributes:
-        commitment: SHA-256 digest of ``r``.
-        r: 32 bytes, hex.
-        asserted: The commitment was not shown to the caller before its nonce was
-            known, so the entry may have chosen ``r`` at will.
-    """
-
-    commitment: Digest
-    r: str
-    asserted: bool
-
-    @classmethod
-    def of(cls, r: bytes, *, asserted: bool) -> Draw:
-        """Return the draw of 32 bytes ``r``."""
-        return cls(commitment=digest_bytes(r), r=r.hex(), asserted=asserted)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the predicate's ``draw``."""
-        return {"commitment": self.commitment, "r": self.r, "asserted": self.asserted}
-
-    @classmethod
-    def from_json(cls, document: object) -> Draw:
-        """Parse ``draw``.
-
-        Raises:
-            MalformedInputError: A field is missing, unknown or of another form.
-        """
-        got = fields(document, cls.__slots__, what="draw")
-        return cls(
-            commitment=parse_digest(
-                got["commitment"], what="draw commitment", algorithm="sha256"
-            ),
-            r=parse_hex(got["r"], what="draw r", length=DRAW_BYTES).hex(),
-            asserted=flag(got["asserted"], what="draw asserted"),
         )
 
 

@@ -6,6 +6,7 @@
     package_digests = ["sha256-jcs-v1:<hex>"]
     minimum_quorum = 2
     independence = "none"             # at least: or "platform", "vendor"
+    draw = "asserted"                 # at least: or "committed"; may be left out
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -33,6 +34,7 @@ from bentoml_secure.attestation.reference_values import (
 from bentoml_secure.consensus.tally import MAX_COMMITTEE
 from bentoml_secure.digest import JSON, Digest
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.receipts.draw import Drawn
 from bentoml_secure.receipts.toml import write_toml
 from bentoml_secure.scenario import Independence, read_independence
 
@@ -41,9 +43,10 @@ MAX_TRUST_BYTES = 1 << 20
 
 _DIGEST = re.compile(rf"{JSON}:[0-9a-f]{{64}}")
 _LISTS = ("plan_digests", "config_digests", "package_digests")
-_KEYS = frozenset(
+_REQUIRED = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
+_KEYS = _REQUIRED | {"draw"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,8 @@ class Trust:
         minimum_quorum: Replicas that have to agree, whatever the scenario says.
         independence: Of the replicas that agree, whatever the scenario says.
         policy: Judges the evidence of every party.
+        draw: Whether the entry has to have committed to its draw beforehand. Only
+            sealed calls can show that.
     """
 
     plan_digests: References
@@ -67,6 +72,7 @@ class Trust:
     minimum_quorum: int
     independence: Independence
     policy: AppraisalPolicy
+    draw: Drawn = Drawn.ASSERTED
 
 
 def parse_trust(data: bytes) -> Trust:
@@ -85,7 +91,7 @@ def parse_trust(data: bytes) -> Trust:
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"trust file is not TOML: {error}.") from error
     table = require_known(document, _KEYS, what="trust file")
-    if missing := sorted(_KEYS - table.keys()):
+    if missing := sorted(_REQUIRED - table.keys()):
         raise ConfigurationError(
             f"trust file: key {missing[0]!r} is missing.",
             remedy="`bentoml-secure trust` writes a whole one.",
@@ -109,6 +115,7 @@ def parse_trust(data: bytes) -> Trust:
         minimum_quorum=_read_quorum(table["minimum_quorum"]),
         independence=read_independence(table["independence"], what="trust file"),
         policy=AppraisalPolicy.from_table(table["policy"]),
+        draw=_read_draw(table.get("draw", Drawn.ASSERTED.value)),
     )
 
 
@@ -145,6 +152,14 @@ def _read_quorum(value: object) -> int:
     return value
 
 
+def _read_draw(value: object) -> Drawn:
+    if not isinstance(value, str) or value not in tuple(Drawn):
+        raise ConfigurationError(
+            f"trust file draw: got {value!r:.40}, want one of {', '.join(Drawn)}."
+        )
+    return Drawn(value)
+
+
 def write_trust(
     *,
     plan_digests: Sequence[Digest],
@@ -154,6 +169,7 @@ def write_trust(
     policy: AppraisalPolicy,
     minimum_quorum: int,
     independence: Independence = Independence.NONE,
+    draw: Drawn = Drawn.ASSERTED,
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 
@@ -167,6 +183,7 @@ def write_trust(
         "package_digests": list(package_digests),
         "minimum_quorum": minimum_quorum,
         "independence": str(independence),
+        "draw": str(draw),
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }

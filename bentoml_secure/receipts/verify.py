@@ -5,7 +5,8 @@
         them and the configuration; the scenario's quorum is not below its minimum
     3.  every party shows acceptable evidence            (``parties``)
     4.  the receipt is signed by the entry's attested key
-    5.  the request id follows from the draw and the caller's nonce
+    5.  the request id follows from the draw and the caller's nonce; where the entry
+        committed to the draw, it signed just this for this session   (``judge_draw``)
     6.  every round and the chain of rounds hold         (``rounds``)
     7.  required attachments are there and hold; those still within their deadline make
         the verdict provisional                          (``obligations``)
@@ -30,7 +31,7 @@ from bentoml_secure.attestation.evidence import (
     format_seconds,
 )
 from bentoml_secure.attestation.reference_values import Unchecked
-from bentoml_secure.digest import Digest, digest_bytes
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     Finding,
     MalformedInputError,
@@ -39,10 +40,11 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.case import Case, Report
+from bentoml_secure.receipts.drawing import judge_draw
 from bentoml_secure.receipts.obligations import judge_attachments
 from bentoml_secure.receipts.opening import Opening, judge_opening
 from bentoml_secure.receipts.parties import judge_parties, require_listed
-from bentoml_secure.receipts.receipt import Receipt, derive_request_id, parse_receipt
+from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.rounds import Judgement, judge_rounds
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.signing import verify
@@ -97,6 +99,7 @@ def verify_bundle(
     now: datetime,
     at: datetime | None = None,
     opening: Opening | None = None,
+    committed: Digest | None = None,
 ) -> Verdict:
     """Judge a bundle against a trust file; see the module's steps.
 
@@ -109,6 +112,8 @@ def verify_bundle(
         at: The time that evidence is judged for. Left out, it is the receipt's time
             of issue, which the issuer asserts.
         opening: Bodies or tensors that the caller holds, to be compared.
+        committed: The commitment that the caller was given before it drew its nonce, to
+            be compared with the draw's. Without it nobody can tell when the entry drew.
 
     Returns:
         The verdict, accepted or provisional.
@@ -131,7 +136,7 @@ def verify_bundle(
     _judge_documents(case, report)
     results, unavailable = judge_parties(case, report)
     _judge_signature(case, report)
-    _judge_draw(receipt, report)
+    judge_draw(case, report, committed)
     judgement = Judgement(case=case, results=results, report=report)
     judge_rounds(judgement)
     judge_attachments(judgement)
@@ -149,7 +154,12 @@ def verify_bundle(
         simulated=any(result.simulated for result in results.values()),
         claims={
             **_claims(case, report, results),
-            **_labels(receipt, given=at is not None, opened=opening is not None),
+            **_labels(
+                receipt,
+                given=at is not None,
+                opened=opening is not None,
+                committed=committed is not None,
+            ),
         },
         unchecked=tuple(report.unchecked),
     )
@@ -184,13 +194,6 @@ def _judge_signature(case: Case, report: Report) -> None:
         verify(case.bundle.receipt, key, payload_type=INTOTO_TYPE)
     except VerificationError as error:
         report.add("receipt signature", str(error), "one by the entry's key")
-
-
-def _judge_draw(receipt: Receipt, report: Report) -> None:
-    r, nonce = bytes.fromhex(receipt.draw.r), bytes.fromhex(receipt.client_nonce)
-    report.require("draw commitment", receipt.draw.commitment, digest_bytes(r))
-    derived = derive_request_id(r, nonce).hex()
-    report.require("receipt_id", receipt.receipt_id, derived)
 
 
 def _judge_times(case: Case, report: Report) -> None:
@@ -245,16 +248,22 @@ def _claims(
     }
 
 
-def _labels(receipt: Receipt, *, given: bool, opened: bool) -> dict[str, Any]:
+def _labels(
+    receipt: Receipt, *, given: bool, opened: bool, committed: bool
+) -> dict[str, Any]:
     """Say of each claim that rests on somebody's word whose word it is."""
-    asserted = "asserted by the entry"
+    asserted, draw = "asserted by the entry", "committed; when, is not checked"
+    if receipt.draw.asserted:
+        draw = asserted
+    elif committed:
+        draw = "committed before the nonce"
     return {
         "labels": {
             "distances": asserted,
             "weights": asserted,
             "nonces of runners": asserted,
             "bodies and tensors belong together": asserted,
-            "draw": asserted if receipt.draw.asserted else "committed before the nonce",
+            "draw": draw,
             "nonce": f"drawn by the {receipt.nonce_drawn_by}",
             "salt": f"drawn by the {receipt.salt_drawn_by}",
             "first hop": receipt.first_hop,

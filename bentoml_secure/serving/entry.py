@@ -25,7 +25,6 @@ from bentoml_secure.receipts.receipt import (
     ENTRY,
     SEALED,
     UNSEALED,
-    Draw,
     Party,
     Receipt,
     issue,
@@ -33,11 +32,13 @@ from bentoml_secure.receipts.receipt import (
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
+from bentoml_secure.serving.draws import Draws
 from bentoml_secure.serving.engine import Engine, keep_all_attested
 from bentoml_secure.serving.peers import FRESH_SHARE, ready
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.session.keys import Session, Shown
+from bentoml_secure.session.messages import Document
 from bentoml_secure.session.responders import Responder
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import format_time, utc_now
@@ -171,11 +172,13 @@ class Entry:
         self.salts: OrderedDict[str, bytes] = OrderedDict()
         # Half of the age: evidence in a receipt must not age out while it is checked.
         self.evidence = OwnEvidence(identity, timedelta(seconds=max_age_seconds / 2))
+        self.draws = Draws(clock)
         self.responder = Responder(
             identity,
             _judge_client,
             max_age_seconds=max_age_seconds / 2,
             clock=clock,
+            draw=self._first_draw,
             max_exchanges=MAX_CLIENT_EXCHANGES,
             max_finish_bytes=MAX_CLIENT_FINISH_BYTES,
         )
@@ -183,6 +186,10 @@ class Entry:
         self._keep_salts = keep_salts
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._attesting: asyncio.Task[None] | None = None
+
+    def _first_draw(self, session: Session) -> Document | None:
+        signed = self.draws.give(session)
+        return None if signed is None else signed.to_json()
 
     async def start(self) -> None:
         """Begin to attest the replicas; does not wait for them."""
@@ -230,7 +237,7 @@ class Entry:
             nonce_drawn_by=context.nonce_drawn_by,
             salt_drawn_by=context.salt_drawn_by,
             first_hop=UNSEALED if context.session is None else SEALED,
-            draw=Draw.of(context.r, asserted=True),
+            draw=context.draw,
             parties=(own.party, *(a.party for a in context.pinned.values())),
             request=commit_body(salt(0, "body", "request"), request),
             response=commit_body(salt(0, "body", "response"), response),

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping
 from urllib.parse import parse_qs
 
 from bentoml_secure import metrics
-from bentoml_secure.digest import REQUEST_ID_BYTES, parse_hex
+from bentoml_secure.digest import REQUEST_ID_BYTES, canonical_json, parse_hex
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.asgi import (
     App,
@@ -58,6 +58,7 @@ from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
 from bentoml_secure.session.keys import Session
 
 RECEIPTS = f"{PREFIX}/receipts/"
+NEXT_DRAW = b"bsec-next-draw"
 MAX_WAIT_SECONDS = 30.0
 
 
@@ -156,7 +157,16 @@ class EntryDoor:
             status, document = describe(error)
             held = _HeldResponse(most)
             await send_json(held.send, status, document)
-        await request.answer(send, held.status, held.headers, held.body)
+        await request.answer(
+            send, held.status, [*held.headers, *self._next_draw(request)], held.body
+        )
+
+    def _next_draw(self, request: SealedRequest) -> list[tuple[bytes, bytes]]:
+        session = request.session
+        signed = None if session is None else self._entry().draws.give(session)
+        if signed is None:
+            return []
+        return [(NEXT_DRAW, canonical_json(signed.to_json()))]
 
     async def _record(
         self,
@@ -170,7 +180,9 @@ class EntryDoor:
         headers = scope["headers"]
         refuse_pickle(headers)
         scenario = entry.configuration.scenarios.select(header(headers, SCENARIO))
-        context = draw_context(headers, scope["path"], scenario, entry.clock(), session)
+        context = draw_context(
+            headers, scope["path"], scenario, entry.clock(), session, entry.draws
+        )
         enter(context)
         try:
             await self._app(scope, _replay(request, receive), held.send)

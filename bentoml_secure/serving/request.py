@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, derive_salt, parse_hex
-from bentoml_secure.errors import ConfigurationError, SecureError
+from bentoml_secure.errors import ConfigurationError, MalformedInputError, SecureError
+from bentoml_secure.receipts.draw import DRAW_BYTES, Draw, parse_commitment
 from bentoml_secure.receipts.receipt import (
     CALLER,
     ENTRY,
@@ -19,6 +20,7 @@ from bentoml_secure.receipts.receipt import (
 )
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.asgi import Headers, header
+from bentoml_secure.serving.draws import Draws
 from bentoml_secure.session.keys import Session
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ NONCE = b"bsec-nonce"
 ROOT_SALT = b"bsec-root-salt"
 SCENARIO = b"bsec-scenario"
 EVIDENCE_NONCE = b"bsec-evidence-nonce"
+DRAW = b"bsec-draw"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,7 +41,7 @@ class RequestContext:
     Attributes:
         nonce: The caller's 32 bytes, or the entry's where it sent none.
         root_salt: 32 secret bytes, likewise.
-        r: The entry's 32 bytes; the request id follows from it and the nonce.
+        draw: The entry's 32 bytes; the request id follows from them and the nonce.
         scenario: What the request must carry.
         evidence_nonce: The nonce under which the caller has the entry's evidence.
         session: That the request came sealed by; None where it came as it is.
@@ -54,7 +57,7 @@ class RequestContext:
     nonce_drawn_by: str
     root_salt: bytes
     salt_drawn_by: str
-    r: bytes
+    draw: Draw
     scenario: Scenario
     evidence_nonce: bytes | None
     session: Session | None
@@ -68,7 +71,7 @@ class RequestContext:
 
     def __post_init__(self) -> None:
         # Once: every salt and every exchange of the request needs it.
-        self.request_id = derive_request_id(self.r, self.nonce)
+        self.request_id = derive_request_id(bytes.fromhex(self.draw.r), self.nonce)
 
     def salt(self, infer_index: int, purpose: str, name: str) -> bytes:
         """Return the salt of one tensor or body of this request."""
@@ -130,11 +133,14 @@ def draw_context(
     scenario: Scenario,
     started_at: datetime,
     session: Session | None = None,
+    draws: Draws | None = None,
 ) -> RequestContext:
     """Make the context of a request; what the caller did not send is drawn.
 
     Raises:
-        MalformedInputError: A header that is not 32 bytes of lower-case hex.
+        MalformedInputError: A header of another form; a commitment named outside a
+            session, or without a nonce.
+        VerificationError: A commitment that is not open in the session.
     """
     nonce = _hex_header(headers, NONCE, NONCE_BYTES)
     root_salt = _hex_header(headers, ROOT_SALT, SALT_BYTES)
@@ -144,12 +150,28 @@ def draw_context(
         nonce_drawn_by=CALLER if nonce else ENTRY,
         root_salt=root_salt or secrets.token_bytes(SALT_BYTES),
         salt_drawn_by=CALLER if root_salt else ENTRY,
-        r=secrets.token_bytes(NONCE_BYTES),
+        draw=_draw(headers, nonce, session, draws),
         scenario=scenario,
         evidence_nonce=_hex_header(headers, EVIDENCE_NONCE, NONCE_BYTES),
         session=session,
         started_at=started_at,
     )
+
+
+def _draw(
+    headers: Headers, nonce: bytes | None, session: Session | None, draws: Draws | None
+) -> Draw:
+    name = header(headers, DRAW)
+    if name is None:
+        return Draw.of(secrets.token_bytes(DRAW_BYTES))
+    what = f"header {DRAW.decode()}"
+    commitment = parse_commitment(name, what=what)
+    if session is None or draws is None:
+        raise MalformedInputError(f"{what}: counts in a sealed request only")
+    if nonce is None:
+        # The entry would draw both, and its commitment would bind it to nothing.
+        raise MalformedInputError(f"{what}: wants a {NONCE.decode()} beside it")
+    return draws.use(session, commitment)
 
 
 def _hex_header(headers: Headers, name: bytes, length: int) -> bytes | None:

@@ -273,7 +273,7 @@ def accept(
     *,
     max_age_seconds: float,
     now: datetime,
-    draw: Callable[[], Document] | None = None,
+    draw: Callable[[Session], Document | None] | None = None,
 ) -> tuple[Session, Document]:
     """Take in message (c); return the session and message (d).
 
@@ -283,8 +283,8 @@ def accept(
         judge: Accepts the caller, or raises.
         max_age_seconds: Of evidence: the session ends with the older of both.
         now: The time.
-        draw: From an entry: makes its signed commitment to the first draw, asked once
-            the caller is accepted.
+        draw: From an entry: makes its signed commitment to the session's first draw,
+            asked once the caller is accepted.
 
     Raises:
         VerificationError: A signature or the sealed secret does not hold, or less than
@@ -328,14 +328,6 @@ def accept(
         raise MalformedInputError("session finish: a master secret has 32 bytes")
     said.append(finish.to_json())
     derived = Secrets.derive(master, transcript(*said))
-    # 5. Show that it arrived, under the attested key.
-    confirm = Confirm(draw=draw() if draw is not None else None)
-    signed = transcript(*said, confirm.unsigned())
-    confirm = replace(
-        confirm,
-        mac=derived.confirmation(signed),
-        signature=keys.signing.sign(_RESPONDER + signed),
-    )
     own = Shown(
         document=keys.document,
         record=offer.record,
@@ -350,5 +342,13 @@ def accept(
         result=result,
         responder=keys.document,
         expires_at=expires_at,
+    )
+    # 5. Show that it arrived, under the attested key.
+    confirm = Confirm(draw=draw(session) if draw is not None else None)
+    signed = transcript(*said, confirm.unsigned())
+    confirm = replace(
+        confirm,
+        mac=derived.confirmation(signed),
+        signature=keys.signing.sign(_RESPONDER + signed),
     )
     return session, confirm.to_json()

@@ -125,7 +125,7 @@ class Responder:
         max_age_seconds: Of evidence; no session is older.
         clock: The time, with a time zone.
         quotes: Limits how much evidence is made.
-        draw: From an entry: makes a signed commitment for each session.
+        draw: From an entry: makes the first signed commitment of each session.
         max_sessions: Held at once; beyond that the oldest ends.
         max_exchanges: Of one session.
         max_finish_bytes: Of message (c): callers without evidence need little.
@@ -139,7 +139,7 @@ class Responder:
         max_age_seconds: float,
         clock: Callable[[], datetime],
         quotes: TokenBucket | None = None,
-        draw: Callable[[], Document] | None = None,
+        draw: Callable[[Session], Document | None] | None = None,
         max_sessions: int = MAX_SESSIONS,
         max_exchanges: int = MAX_EXCHANGES,
         max_finish_bytes: int = MAX_MESSAGE_BYTES,

@@ -18,8 +18,9 @@ import numpy as np
 from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.consensus.quorum import Absence, Member, Tally, Vote, decide
 from bentoml_secure.consensus.rules import load_rule
-from bentoml_secure.digest import Digest, commit_body, derive_salt
+from bentoml_secure.digest import Digest, commit_body, derive_salt, digest_bytes
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.draw import Commitment, commit_draw
 from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
     LateAnswer,
@@ -139,6 +140,8 @@ def build_draft(
     inputs: Mapping[str, Array] | None = None,
     salt_of: SaltOf | None = None,
     heads_counted: bool = False,
+    r: bytes | None = None,
+    committed: bool = True,
 ) -> Draft:
     """Run a request through a deployment.
 
@@ -152,11 +155,15 @@ def build_draft(
         inputs: Of every ``infer``; made up by default.
         salt_of: In place of the derivation from the root salt.
         heads_counted: The entry counts replicas where it should count voices.
+        r: The entry's 32 bytes; they follow from the label by default.
+        committed: The entry signs a commitment to them.
 
     Raises:
         ValueError: No quorum: there is no receipt to draft.
     """
-    run = _Request(deployment, label, behaviours or {}, salt_of, heads_counted)
+    run = _Request(
+        deployment, label, behaviours or {}, salt_of, heads_counted, r, committed
+    )
     tensors: Mapping[str, Array] = inputs or {
         "x": np.arange(1, 5, dtype=np.float32).reshape(1, 4)
     }
@@ -213,17 +220,32 @@ class _Request:
         behaviours: Mapping[tuple[int, int, int], Behaviour],
         salt_of: SaltOf | None,
         heads_counted: bool,
+        r: bytes | None,
+        committed: bool,
     ) -> None:
         self.deployment = deployment
         self.behaviours = behaviours
         self.nonce = _bytes(label, "client nonce", 32)
         self.salt = _bytes(label, "root salt", 32)
-        self.r = _bytes(label, "r", 32)
+        self.r = r or _bytes(label, "r", 32)
         self.request_id = derive_request_id(self.r, self.nonce)
         self.salt_of = salt_of or self._derive
         self.late: dict[tuple[int, int], LateRound] = {}
         self._label = label
         self._heads_counted = heads_counted
+        self._committed = committed
+
+    def _signed(self) -> Envelope:
+        entry = self.deployment.entry
+        nonce = _bytes(self._label, f"nonce {entry.name}", 32)
+        return commit_draw(
+            entry.signing,
+            Commitment(
+                commitment=digest_bytes(self.r),
+                key_document=entry.document.digest,
+                evidence_nonce=nonce.hex(),
+            ),
+        )
 
     def _voice(self, name: str) -> str:
         return name if self._heads_counted else self.deployment.voice(name)
@@ -267,7 +289,7 @@ class _Request:
             nonce_drawn_by=CALLER,
             salt_drawn_by=CALLER,
             first_hop=SEALED,
-            draw=Draw.of(self.r, asserted=True),
+            draw=Draw.of(self.r, self._signed() if self._committed else None),
             parties=parties,
             request=request,
             response=response,

@@ -61,7 +61,8 @@ def pretty(document: Any) -> str:
 
 
 def shortened(statement: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the envelopes of statements: they are shown decoded, once."""
+    """Leave out the envelopes inside: they are shown decoded, once."""
+    statement["predicate"]["draw"]["signed"] = "(envelope)"
     for infer in statement["predicate"]["infers"]:
         for segment in infer["segments"]:
             segment["statements"] = dict.fromkeys(segment["statements"], "(envelope)")
@@ -73,6 +74,8 @@ def blocks(example: Draft) -> dict[str, str]:
     bundle = example.bundle()
     first = example.receipt.infers[0].segments[0].statements["Diagnosis_0_0"]
     (late,) = bundle.attachments
+    signed = example.receipt.draw.signed
+    commitment = {} if signed is None else json.loads(signed.payload)
     attachment = json.loads(late.payload)
     for segment in attachment["predicate"]["infers"][0]["segments"]:
         for answer in segment["answers"]:
@@ -92,6 +95,7 @@ def blocks(example: Draft) -> dict[str, str]:
     return {
         "values": "".join(f"{name:18} {value}\n" for name, value in values.items()),
         "key_document": pretty(example.deployment.entry.document.to_json()),
+        "commitment": pretty(commitment),
         "statement": pretty(json.loads(first.payload)),
         "receipt": pretty(shortened(json.loads(bundle.receipt.payload))),
         "attachment": pretty(attachment),

@@ -45,6 +45,12 @@ def entry_of(draft: Draft) -> Party:
     return next(party for party in draft.receipt.parties if party.name == name)
 
 
+def signed_draw(draft: Draft) -> dict[str, Any] | None:
+    """Return the commitment to a draft's draw, as the entry gives it out."""
+    signed = draft.receipt.draw.signed
+    return None if signed is None else signed.to_json()
+
+
 def with_receipt(draft: Draft, **changes: Any) -> Draft:
     """Return a draft whose receipt says something else, to be signed like any."""
     receipt: Receipt = dataclasses.replace(draft.receipt, **changes)
@@ -64,6 +70,7 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
         replies: By path, in place of what an entry says; an exception is raised.
         seen: All requests.
         asked: Those to an API, as they stood inside the seal.
+        first_draw: Given out in a handshake; that of the draft unless changed.
         sealing: How an API's answer is sealed; the truth unless changed.
     """
 
@@ -76,6 +83,7 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
     replies: dict[str, Answered | Exception] = field(default_factory=dict)
     seen: list[httpx.Request] = field(default_factory=list)
     asked: list[Inner] = field(default_factory=list)
+    first_draw: dict[str, Any] | None = None
     sealing: Callable[[Answering, Answered], Answered] | None = None
     offered: dict[bytes, Offered] = field(default_factory=dict)
     sessions: dict[bytes, Served] = field(default_factory=dict)
@@ -94,6 +102,7 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
                 ("bsec-scenario", draft.receipt.scenario_digest),
             ],
             body=draft.response,
+            first_draw=signed_draw(draft),
         )
 
     @property
@@ -147,6 +156,7 @@ class FakeService(httpx.BaseTransport, httpx.AsyncBaseTransport):
             lambda _: None,
             now=self.draft.deployment.now,
             max_age_seconds=300,
+            draw=lambda _: self.first_draw,
         )
         self.sessions[session.secrets.session_id] = Served(session, 100)
         return confirm

@@ -140,10 +140,10 @@ def test_bytes_are_asked_and_answered_as_they_are(
 
 
 def test_simulated_evidence_is_warned_of_once(
-    service: FakeService,
     deployment: Deployment,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    service = FakeService.of(build_draft(deployment, committed=False))
     with (
         caplog.at_level(logging.WARNING, "bentoml_secure"),
         client_of(service, Clock(deployment.now)) as client,
@@ -155,9 +155,8 @@ def test_simulated_evidence_is_warned_of_once(
 
 
 class TestEvidenceBetweenCalls:
-    def test_it_is_asked_for_once(
-        self, service: FakeService, deployment: Deployment
-    ) -> None:
+    def test_it_is_asked_for_once(self, deployment: Deployment) -> None:
+        service = FakeService.of(build_draft(deployment, committed=False))
         with client_of(service, Clock(deployment.now)) as client:
             client.attest()
             client.call("diagnose", FEATURES)

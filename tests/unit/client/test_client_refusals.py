@@ -40,6 +40,7 @@ from tests.unit.client.conftest import (
     Clock,
     FakeService,
     entry_of,
+    signed_draw,
     with_receipt,
 )
 
@@ -175,7 +176,7 @@ class TestAnswers:
     ) -> None:
         # Honest in itself, and shown to another caller before.
         replayed = FakeService.of(build_draft(deployment, label="another request"))
-        replayed.attested = draft
+        replayed.attested, replayed.first_draw = draft, signed_draw(draft)
         names = fields(rejected(call, replayed, random=draft))
         assert names >= {
             "client_nonce",
@@ -215,20 +216,20 @@ class TestAnswers:
         assert fields(caught.value.findings) == {"receipt"}
 
     @pytest.mark.parametrize(
-        ("change", "name"),
+        ("change", "names"),
         [
-            ({"nonce_drawn_by": ENTRY}, "nonce_drawn_by"),
-            ({"salt_drawn_by": ENTRY}, "salt_drawn_by"),
-            ({"first_hop": UNSEALED}, "first_hop"),
-            ({"api": "/other"}, "api"),
-            ({"status": 201}, "status"),
+            ({"nonce_drawn_by": ENTRY}, {"nonce_drawn_by", "draw nonce_drawn_by"}),
+            ({"salt_drawn_by": ENTRY}, {"salt_drawn_by"}),
+            ({"first_hop": UNSEALED}, {"first_hop", "draw first_hop"}),
+            ({"api": "/other"}, {"api"}),
+            ({"status": 201}, {"status"}),
         ],
     )
     def test_a_receipt_that_says_something_else(
-        self, call: Call, draft: Draft, change: dict[str, Any], name: str
+        self, call: Call, draft: Draft, change: dict[str, Any], names: set[str]
     ) -> None:
         service = FakeService.of(with_receipt(draft, **change))
-        assert fields(rejected(call, service)) == {name}
+        assert fields(rejected(call, service)) == names
 
     def test_the_entry_s_evidence_over_another_nonce(
         self, call: Call, draft: Draft, deployment: Deployment
@@ -245,7 +246,7 @@ class TestAnswers:
         service = FakeService.of(changed)
         service.attested = draft
         names = fields(rejected(call, service, random=draft))
-        assert names == {"entry evidence_nonce"}
+        assert names == {"entry evidence_nonce", "draw signed evidence_nonce"}
 
     def test_a_receipt_from_before_the_call(
         self, call: Call, service: FakeService, deployment: Deployment

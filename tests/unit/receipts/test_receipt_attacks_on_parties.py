@@ -215,7 +215,9 @@ def chosen_request_id(draft: Draft) -> Bundle:
 
 
 def other_r(draft: Draft) -> Bundle:
-    return with_receipt(draft, draw=Draw.of(bytes(32), asserted=True)).bundle()
+    return with_receipt(
+        draft, draw=Draw.of(bytes(32), draft.receipt.draw.signed)
+    ).bundle()
 
 
 def other_nonce(draft: Draft) -> Bundle:

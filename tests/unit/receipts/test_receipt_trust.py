@@ -5,6 +5,7 @@ import pytest
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.receipts.draw import Drawn
 from bentoml_secure.receipts.trust import parse_trust, write_trust
 from bentoml_secure.scenario import Independence
 from bentoml_secure.testing.deployment import Deployment
@@ -49,6 +50,13 @@ def test_what_it_says() -> None:
     assert trust.policy.max_age_seconds == 300
 
 
+def test_a_draw_is_demanded_where_it_says_so() -> None:
+    assert parse_trust(TRUST.encode()).draw is Drawn.ASSERTED
+    for drawn in Drawn:
+        data = edited("minimum_quorum", f'draw = "{drawn}"\nminimum_quorum')
+        assert parse_trust(data).draw is drawn
+
+
 def test_scenarios_may_be_left_out_with_a_reason() -> None:
     lines = f'general = "{DIGEST}"\n"of two words" = "{OTHER}"'
     trust = parse_trust(edited(lines, 'unchecked = "one only"'))
@@ -76,6 +84,9 @@ def test_a_scenario_called_unchecked_is_a_scenario() -> None:
         (edited("minimum_quorum = 2", "minimum_quorum = true"), "got True"),
         (edited('"platform"', '"host"'), "independence: got 'host'"),
         (edited('"platform"', "1"), "independence: got 1"),
+        (edited("minimum_", 'draw = "any"\nminimum_'), "draw: got 'any'"),
+        (edited("minimum_", "draw = true\nminimum_"), "draw: got True"),
+        (edited("minimum_", "draw = []\nminimum_"), r"draw: got \[\]"),
         (edited(f'plan_digests = ["{DIGEST}"]', "plan_digests = []"), "at least one"),
         (edited(f'["{DIGEST}"]', '["sha256:00"]'), "want sha256-jcs-v1"),
         (edited(f'["{DIGEST}"]', "{ unchecked = true }"), "a reason of"),
@@ -113,12 +124,14 @@ def test_what_is_written_is_read(deployment: Deployment) -> None:
         policy=deployment.policy,
         minimum_quorum=3,
         independence=Independence.VENDOR,
+        draw=Drawn.COMMITTED,
     )
     trust = parse_trust(written.encode())
     assert trust.config_digests == tuple(sorted((DIGEST, OTHER)))
     assert trust.scenarios == {"general": DIGEST, 'odd "name" \\ \u2603 \n': OTHER}
     assert trust.policy == deployment.policy
     assert trust.independence is Independence.VENDOR
+    assert trust.draw is Drawn.COMMITTED
 
 
 def test_what_would_be_refused_is_not_written(deployment: Deployment) -> None:

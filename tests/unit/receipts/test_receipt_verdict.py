@@ -50,7 +50,7 @@ class TestClaims:
         assert {party["platform"] for party in claims["parties"]} == {"simulated"}
         assert claims["labels"]["evidence time"] == "asserted by the issuer"
         assert claims["labels"]["opening"] == "not checked"
-        assert claims["labels"]["draw"] == "asserted by the entry"
+        assert claims["labels"]["draw"] == "committed; when, is not checked"
 
     def test_how_each_party_is_attested(
         self, draft: Draft, deployment: Deployment, now: datetime

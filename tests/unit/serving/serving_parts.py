@@ -32,6 +32,7 @@ from bentoml_secure.attestation.key_document import (
 )
 from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
 from bentoml_secure.digest import Digest, digest_bytes
+from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.scenario import Configuration, Scenario, Scenarios
 from bentoml_secure.serving.asgi import Message, Scope
@@ -304,7 +305,7 @@ class Ground:
                 "nonce_drawn_by": "caller",
                 "root_salt": bytes([seed, 1]) * 16,
                 "salt_drawn_by": "caller",
-                "r": bytes([seed, 2]) * 16,
+                "draw": Draw.of(bytes([seed, 2]) * 16),
                 "scenario": self.scenario,
                 "evidence_nonce": None,
                 "session": None,

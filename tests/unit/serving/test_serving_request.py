@@ -40,11 +40,14 @@ def test_what_it_does_not_send_is_drawn_anew() -> None:
     assert first.nonce_drawn_by == first.salt_drawn_by == ENTRY
     assert first.evidence_nonce is None
     drawn = {first.nonce, second.nonce, first.root_salt, second.root_salt}
-    drawn |= {first.r, second.r}
+    drawn |= {bytes.fromhex(context.draw.r) for context in (first, second)}
     assert len(drawn) == 6
     assert {len(value) for value in drawn} == {32}
+    assert first.draw.asserted
     assert first.request_id != second.request_id
-    assert first.request_id == derive_request_id(first.r, first.nonce)
+    assert first.request_id == derive_request_id(
+        bytes.fromhex(first.draw.r), first.nonce
+    )
 
 
 @pytest.mark.parametrize(

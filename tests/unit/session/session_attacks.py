@@ -444,7 +444,7 @@ def endorsements_added(ground: Ground) -> object:
 def draw_swapped(ground: Ground) -> object:
     """Somebody between puts in a commitment of his own."""
     responder = ground.responder(
-        ground.entry(), ground.judge_anybody, draw=lambda: {"r": "entry's"}
+        ground.entry(), ground.judge_anybody, draw=lambda _: {"r": "entry's"}
     )
     return ground.shake_as_client(responder, d=lambda d: {**d, "draw": {"r": "mine"}})
 

@@ -114,7 +114,7 @@ def test_no_session_keeps_hpke_keys(ground: Ground) -> None:
 def test_an_entry_commits_to_a_draw_in_its_confirmation(ground: Ground) -> None:
     draw = {"payload": "e30="}
     responder = ground.responder(
-        ground.entry(), ground.judge_anybody, draw=lambda: draw
+        ground.entry(), ground.judge_anybody, draw=lambda _: draw
     )
     assert ground.shake_as_client(responder)[0].draw == draw
 
@@ -122,7 +122,7 @@ def test_an_entry_commits_to_a_draw_in_its_confirmation(ground: Ground) -> None:
 def test_no_draw_is_made_for_who_is_refused(ground: Ground) -> None:
     drawn: list[int] = []
 
-    def draw() -> dict[str, Any]:
+    def draw(session: Session) -> dict[str, Any]:
         drawn.append(1)
         return {}
 

@@ -37,7 +37,7 @@ def a_handshake(ground: Ground) -> dict[str, Message]:
 
     ground.shake(
         ground.entry(),
-        ground.responder(ground.identity(), draw=lambda: {"payload": "e30="}),
+        ground.responder(ground.identity(), draw=lambda _: {"payload": "e30="}),
         a=note("a"),
         b=note("b"),
         c=note("c"),
@@ -139,7 +139,7 @@ def test_every_field_of_another_handshake_is_refused(ground: Ground, name: str) 
         with pytest.raises(SecureError, match=r"\w"):
             ground.shake(
                 ground.entry(),
-                ground.responder(ground.identity(), draw=lambda: {"payload": "e30="}),
+                ground.responder(ground.identity(), draw=lambda _: {"payload": "e30="}),
                 a=swap if name == "a" else unaltered,
                 b=swap if name == "b" else unaltered,
                 c=swap if name == "c" else unaltered,

@@ -325,7 +325,7 @@ class TestPackage:
             judged,
             max_age_seconds=300,
             now=at,
-            draw=None if draw is None else lambda: draw,
+            draw=None if draw is None else lambda _: draw,
         )
         assert confirm == vector["confirm"]
         assert session.secrets.session_id.hex() == vector["session_id"]
