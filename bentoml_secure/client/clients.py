@@ -14,6 +14,7 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
+from bentoml_secure.attestation.endorsement_folder import EndorsementFolder
 from bentoml_secure.client.answer import Answer
 from bentoml_secure.client.entry import AttestedEntry
 from bentoml_secure.client.exchange import (
@@ -24,7 +25,11 @@ from bentoml_secure.client.exchange import (
 )
 from bentoml_secure.client.flow import Caller, Flow
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import ConfigurationError, UnavailableError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    SecureError,
+    UnavailableError,
+)
 from bentoml_secure.receipts.trust import MAX_TRUST_BYTES, Trust, parse_trust
 from bentoml_secure.statements import utc_now
 
@@ -41,6 +46,7 @@ class Settings(TypedDict, total=False):
     scenario: str | None
     headers: Mapping[str, str]
     pin: Digest | None
+    endorsements: str | os.PathLike[str] | None
     proxy: str | None
     verify: ssl.SSLContext | bool
     timeout: float
@@ -67,6 +73,8 @@ class _Base:
             "proxy": settings.get("proxy"),
             "verify": settings.get("verify", True),
         }
+        folder = settings.get("endorsements")
+        own = None if folder is None else EndorsementFolder(Path(folder).resolve())
         self._caller = Caller(
             trust if isinstance(trust, Trust) else _read_trust(Path(trust)),
             scenario=settings.get("scenario"),
@@ -75,6 +83,7 @@ class _Base:
             clock=settings.get("clock", utc_now),
             random_bytes=settings.get("random_bytes", secrets.token_bytes),
             pin=settings.get("pin"),
+            endorsements=lambda: own.endorsements if own else (),
         )
 
     def _arguments(self, exchange: Exchange) -> dict[str, Any]:
@@ -142,6 +151,8 @@ class SecureClient(_Base):
         pin: Digest of the only key document accepted, as ``attest().document.digest``
             tells it: then new keys of the entry are refused, instead of followed by
             evidence anew.
+        endorsements: Folder of vendors' certificates and collateral, for evidence that
+            comes without; read again when a file changes.
         proxy: URL of an HTTP proxy; by default that of the environment, if any. It sees
             ciphertext only.
         verify: How TLS is verified, as httpx takes it: an SSL context with another
@@ -155,7 +166,8 @@ class SecureClient(_Base):
         transport: httpx transport; None uses the network.
 
     Raises:
-        ConfigurationError: No such URL, header or trust file.
+        ConfigurationError: No such URL, header or trust file; endorsements that cannot
+            be read.
     """
 
     def __init__(
@@ -225,7 +237,13 @@ class SecureClient(_Base):
         try:
             exchange = next(flow)
             while True:
-                exchange = flow.send(self._send(exchange))
+                try:
+                    reply = self._send(exchange)
+                except SecureError as error:
+                    # The flow says how far it came.
+                    exchange = flow.throw(error)
+                else:
+                    exchange = flow.send(reply)
         except StopIteration as stop:
             value: T = stop.value
             return value
@@ -303,7 +321,13 @@ class AsyncSecureClient(_Base):
         try:
             exchange = next(flow)
             while True:
-                exchange = flow.send(await self._send(exchange))
+                try:
+                    reply = await self._send(exchange)
+                except SecureError as error:
+                    # The flow says how far it came.
+                    exchange = flow.throw(error)
+                else:
+                    exchange = flow.send(reply)
         except StopIteration as stop:
             value: T = stop.value
             return value

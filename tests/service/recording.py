@@ -170,12 +170,16 @@ class HttpProxy:
         upstream: URL of the service that it stands before; requests that name their
             host themselves go there.
         change: Makes the reply that is handed on of the one that came.
+        change_request: Makes the body that is handed on, by path, of the one that came.
         passed: Requests and replies as they came.
         tunnels: Hosts that CONNECT named.
     """
 
     upstream: str | None = None
     change: Callable[[Passed], Passed] = field(default=lambda passed: passed)
+    change_request: Callable[[str, bytes], bytes] = field(
+        default=lambda path, body: body
+    )
     passed: list[Passed] = field(default_factory=list)
     tunnels: list[str] = field(default_factory=list)
 
@@ -203,7 +207,9 @@ class HttpProxy:
         return [body for each in self.passed for body in (each.asked, each.body)]
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -248,7 +254,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hop = {"connection", "proxy-connection", "keep-alive"}
         with contextlib.closing(connection):
             headers = {n: v for n, v in self.headers.items() if n.lower() not in hop}
-            connection.request(self.command, path, asked, headers)
+            sent = self.owner.change_request(path, asked)
+            connection.request(self.command, path, sent, headers)
             reply = connection.getresponse()
             came = Passed(
                 path=path,

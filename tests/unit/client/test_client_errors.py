@@ -97,8 +97,11 @@ def test_lost_connections_may_be_tried_again(
     call: Call, service: FakeService, path: str, error: Exception, said: str
 ) -> None:
     service.replies[path] = error
-    with pytest.raises(UnavailableError, match=said):
+    with pytest.raises(UnavailableError, match=said) as caught:
         call(service)
+    # It is told how far the call came.
+    assert caught.value.__notes__[-1].endswith(": FAILED")
+    assert len(caught.value.__notes__) == (1 if path == HELLO else 4)
 
 
 @given(st.integers(300, 599), st.binary(max_size=200))
