@@ -1,7 +1,8 @@
 """Tumour diagnosis, verifiable: two segments, three replicas each.
 
 The model is trained on the Wisconsin diagnostic data by ``examples/diagnosis/train.py``
-and cut by ``bentoml-secure split``; ``make demo`` does both and serves this file.
+and cut by ``bentoml-secure split``; ``make demo`` does both, seals what came of it and
+serves this file.
 """
 
 from __future__ import annotations
