@@ -98,12 +98,12 @@ class EndorsementFolder:
                         break
         except OSError as error:
             raise ConfigurationError(
-                f"{ENDORSEMENTS}: {error.filename}: {error.strerror}."
+                f"endorsements: {error.filename}: {error.strerror}."
             ) from error
         if not 0 < len(found) <= MAX_FILES:
             count = f"more than {MAX_FILES}" if found else "no"
             raise ConfigurationError(
-                f"{ENDORSEMENTS}: {self._folder} has {count} files, want 1 to"
+                f"endorsements: {self._folder} has {count} files, want 1 to"
                 f" {MAX_FILES}.",
                 remedy="One file may hold several certificates, as PEM.",
             )
@@ -135,7 +135,7 @@ def _signature(entry: os.DirEntry[str]) -> tuple[str, int, int, int]:
     found = entry.stat()
     # Opening another kind, such as a pipe, could wait for ever.
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigurationError(f"{ENDORSEMENTS}: {entry.path} is no file.")
+        raise ConfigurationError(f"endorsements: {entry.path} is no file.")
     # The time of change too: a file may be copied with its old time of modification.
     return entry.name, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
@@ -146,12 +146,12 @@ def _read_file(path: Path, *, max_bytes: int) -> bytes:
             content = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigurationError(
-            f"{ENDORSEMENTS}: {path} cannot be read: {error.strerror}."
+            f"endorsements: {path} cannot be read: {error.strerror}."
         ) from error
     if not content:
-        raise ConfigurationError(f"{ENDORSEMENTS}: {path} is empty.")
+        raise ConfigurationError(f"endorsements: {path} is empty.")
     if len(content) > max_bytes:
         raise ConfigurationError(
-            f"{ENDORSEMENTS}: the files up to {path} have more than {MAX_BYTES} bytes."
+            f"endorsements: the files up to {path} have more than {MAX_BYTES} bytes."
         )
     return content

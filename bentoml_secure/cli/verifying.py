@@ -150,8 +150,13 @@ def _own_claims(document: dict[str, object]) -> dict[str, object]:
 
 
 def _endorsements(paths: tuple[Path, ...]) -> Endorsements:
-    from bentoml_secure.attestation.evidence import MAX_ENDORSEMENT_BYTES
+    from bentoml_secure.attestation.evidence import (
+        MAX_ENDORSEMENT_BYTES,
+        MAX_ENDORSEMENTS,
+    )
 
+    if len(paths) > MAX_ENDORSEMENTS:
+        raise click.UsageError(f"--endorsements: at most {MAX_ENDORSEMENTS} files")
     return tuple(
         read(path, what="endorsement", max_bytes=MAX_ENDORSEMENT_BYTES)
         for path in paths
@@ -166,6 +171,13 @@ def _endorsements(paths: tuple[Path, ...]) -> Endorsements:
     required=True,
     metavar="FILE",
     help="What the caller accepts; see `bentoml-secure trust`.",
+)
+@click.option(
+    "--endorsements",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
+    help="What evidence in the bundle came without; as for `verify evidence`.",
 )
 @click.option(
     "--input",
@@ -200,6 +212,7 @@ def _endorsements(paths: tuple[Path, ...]) -> Endorsements:
 def receipt(
     bundle_file: Path,
     trust: Path,
+    endorsements: tuple[Path, ...],
     input_file: Path | None,
     output_file: Path | None,
     salt: bytes | None,
@@ -220,13 +233,18 @@ def receipt(
 
     with own_files(str(trust)):
         accepted = parse_trust(read(trust, what="trust", max_bytes=MAX_OWN_FILE_BYTES))
+    own = _endorsements(endorsements)
     with own_files("opening"):
         opening = _opening(input_file, output_file, salt) if opens else None
 
     def judge() -> Outcome:
         data = read(bundle_file, what="receipt", max_bytes=MAX_BUNDLE_BYTES)
         verdict = verify_bundle(
-            parse_bundle(data), accepted, at=at, now=datetime.now(UTC), opening=opening
+            parse_bundle(data).endorsed(own),
+            accepted,
+            at=at,
+            now=datetime.now(UTC),
+            opening=opening,
         )
         claims = _own_claims(verdict.to_json())
         return Outcome(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from bentoml_secure.attestation.evidence import AttestationResult
+from bentoml_secure.attestation.evidence import AttestationResult, Endorsements
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
 from bentoml_secure.client.draws import Commitments
@@ -58,6 +58,7 @@ def session_flow(
     random_bytes: Callable[[int], bytes],
     steps: Steps,
     pin: Digest | None = None,
+    endorsements: Endorsements = (),
 ) -> Generator[Exchange, Reply, AttestedEntry]:
     """Have the entry show evidence over a fresh nonce, and open a session with it.
 
@@ -67,6 +68,7 @@ def session_flow(
         random_bytes: Draws the nonce and the session's master secret.
         steps: Told of each step.
         pin: Digest of the only key document accepted, or None.
+        endorsements: The caller's own, beside those that the entry shows.
 
     Raises:
         MalformedInputError: What came back does not parse.
@@ -87,7 +89,9 @@ def session_flow(
     with steps.doing("ask the entry for evidence over a fresh nonce"):
         offered = yield from _post(HELLO, initiator.hello())
     with steps.doing("judge its evidence, configuration, plan and package"):
-        initiator.read_offer(offered, lambda shown: _judge(shown, trust, now, pin))
+        initiator.read_offer(
+            offered, lambda shown: _judge(shown, trust, now, pin, endorsements)
+        )
     with steps.doing("open a session with the keys that the evidence binds"):
         confirmed = yield from _post(FINISH, initiator.finish(None))
         session = initiator.conclude(confirmed)
@@ -122,7 +126,11 @@ def _post(path: str, message: Document) -> Generator[Exchange, Reply, Any]:
 
 
 def _judge(
-    shown: Shown, trust: Trust, now: datetime, pin: Digest | None
+    shown: Shown,
+    trust: Trust,
+    now: datetime,
+    pin: Digest | None,
+    endorsements: Endorsements,
 ) -> AttestationResult:
     document = shown.document
     if pin is not None and document.digest != pin:
@@ -130,7 +138,7 @@ def _judge(
             f"entry {document.service!r} shows other keys than those pinned",
             [Finding("key_document", document.digest, pin)],
         )
-    result = judge(shown, trust.policy, now=now)
+    result = judge(shown, trust.policy, now=now, endorsements=endorsements)
     if findings := _document_findings(document, trust):
         raise PolicyRejected(
             f"entry {document.service!r} is authentic but not the one trusted", findings

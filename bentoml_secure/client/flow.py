@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any, TypeVar
 
+from bentoml_secure.attestation.evidence import Endorsements
 from bentoml_secure.client.answer import Announced, Answer, Question, judge
 from bentoml_secure.client.entry import AttestedEntry, session_flow
 from bentoml_secure.client.exchange import Exchange, Reply, require_success
@@ -58,6 +59,7 @@ class Caller:
         clock: The time, with a time zone.
         random_bytes: Draws nonces and salts.
         pin: Digest of the only key document of an entry that is accepted, or None.
+        endorsements: Returns the caller's own, beside those that evidence comes with.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Caller:
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes],
         pin: Digest | None = None,
+        endorsements: Callable[[], Endorsements] = tuple,
     ) -> None:
         if scenario is not None and not _SCENARIO.fullmatch(scenario):
             raise ConfigurationError(
@@ -82,6 +85,7 @@ class Caller:
         self._clock = clock
         self._random_bytes = random_bytes
         self._pin = pin
+        self._endorsements = endorsements
         self._entry: AttestedEntry | None = None
         self._has_warned = False
 
@@ -110,6 +114,7 @@ class Caller:
             random_bytes=self._random_bytes,
             steps=steps,
             pin=self._pin,
+            endorsements=self._endorsements(),
         )
         self._warn_simulated(entry.result.simulated)
         return entry
@@ -253,7 +258,9 @@ class Caller:
         answered_at: datetime,
         read: Callable[[bytes], Any],
     ) -> Flow[Answer]:
-        bundle = yield from self._fetch(announced.receipt_id)
+        fetched = yield from self._fetch(announced.receipt_id)
+        # Kept with them: so it can be judged again, offline and later.
+        bundle = fetched.endorsed(self._endorsements())
         verdict = judge(
             bundle,
             question,

@@ -10,10 +10,11 @@ evidence binds key documents, and the caller's trust file says what to accept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bentoml_secure.attestation.evidence import EvidenceRecord
+from bentoml_secure.attestation.endorsement_folder import endorsed
+from bentoml_secure.attestation.evidence import Endorsements, EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
@@ -55,6 +56,14 @@ class Bundle:
     evidence: tuple[EvidenceRecord, ...]
     plan: Plan
     scenario: Scenario
+
+    def endorsed(self, own: Endorsements) -> Bundle:
+        """Return the bundle with one's own endorsements beside all of its evidence.
+
+        The receipt names evidence by what its sender signed, and holds all the same.
+        """
+        evidence = tuple(endorsed(record, own) for record in self.evidence)
+        return replace(self, evidence=evidence)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that is sent and stored as a file."""

@@ -348,6 +348,14 @@ class Deployment:
             keep_salts=self.settings.salt_token is not None,
         )
 
+    def require_settings(self, service: str) -> None:
+        """Refuse to start a process whose settings are not in order.
+
+        Raises:
+            ConfigurationError: What they name is missing or not in order.
+        """
+        read_settings(own_environment(os.environ, service), service=service)
+
     def require_segment(self, index: int) -> None:
         """Refuse to start a runner whose segment does not load; tried once.
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
+from bentoml_secure.attestation.tees.simulated import Simulated
+from bentoml_secure.errors import MissingEndorsementError
 from bentoml_secure.scenario import Independence
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.tensors import encode
 from bentoml_secure.testing.deployment import Deployment, build_deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
 from tests.unit.cli.conftest import Run, Write
+
+ENDORSE = "--endorsements"
 
 
 @pytest.fixture
@@ -153,6 +160,50 @@ def test_a_bad_trust_file_is_a_usage_error(
     result = run("verify", "receipt", write(draft.bundle()), "--trust", bad)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "missing" in result.stderr
+
+
+class TestEndorsements:
+    @pytest.fixture(autouse=True)
+    def _needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have the simulated kind want an endorsement, as real ones do."""
+        verify = Simulated.verify
+
+        def wanting(
+            self: Simulated,
+            evidence: Evidence,
+            endorsements: Sequence[bytes],
+            *,
+            now: datetime,
+        ) -> VerifiedClaims:
+            if b"collateral" not in endorsements:
+                raise MissingEndorsementError("simulated: no collateral was given")
+            return verify(self, evidence, endorsements, now=now)
+
+        monkeypatch.setattr(Simulated, "verify", wanting)
+
+    def test_what_the_bundle_lacks_may_be_given(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path
+    ) -> None:
+        arguments = ("verify", "receipt", write(draft.bundle()), "--trust", trust_file)
+        without = run(*arguments)
+        assert without.exit_code == 3
+        assert "no collateral was given" in without.stdout
+        (tmp_path / "other").write_bytes(b"other")
+        (tmp_path / "needed").write_bytes(b"collateral")
+        given = (ENDORSE, tmp_path / "other", ENDORSE, tmp_path / "needed")
+        assert run(*arguments, *given).exit_code == 0
+
+    def test_no_more_than_a_record_holds(
+        self, run: Run, write: Write, trust_file: Path, draft: Draft, tmp_path: Path
+    ) -> None:
+        (tmp_path / "needed").write_bytes(b"collateral")
+        given: list[str | Path] = [ENDORSE, tmp_path / "needed"] * 65
+        result = run(
+            *("verify", "receipt", write(draft.bundle())),
+            *("--trust", trust_file, *given),
+        )
+        assert result.exit_code == 2
+        assert "at most 64 files" in result.stderr
 
 
 class TestOpening:
