@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bentoml_secure.attestation.key_document import report_data
+from bentoml_secure.serving.draws import Draws
 from bentoml_secure.session.bodies import RequestOpener, SealedCall, Whole
 from bentoml_secure.session.handshake import _info
 from bentoml_secure.session.identity import Keys
@@ -23,6 +24,7 @@ from tests.unit.session.session_parts import Ground, Message, policy, travelled
 
 PATH = Path(__file__).parents[3] / "docs" / "session-vectors.json"
 OPERATION = "infer"
+R = b"drawn by the entry, 32 bytes ..."
 EXCHANGES: tuple[tuple[tuple[bytes, ...], int, tuple[bytes, ...]], ...] = (
     ((b"question",), 200, (b"answer",)),
     ((b"ques", b"tion, in pieces", b"."), 200, (b"ans", b"wer")),
@@ -84,13 +86,22 @@ def _exchange(
     }
 
 
+def _first_draw(session: Session) -> Message | None:
+    signed = Draws(lambda: NOW, random_bytes=lambda _: R).give(session)
+    return None if signed is None else signed.to_json()
+
+
 def make(suites: tuple[str, ...], *, is_client: bool) -> dict[str, Any]:
     """Return one handshake and the exchanges after it."""
     ground = Ground()
-    runner, entry = ground.identity(suites=suites), ground.entry()
+    entry = ground.entry()
+    # A client talks to an entry, an entry to its runners.
+    runner = (
+        ground.entry(suites=suites) if is_client else ground.identity(suites=suites)
+    )
     judged = ground.judge_anybody
     responder = ground.responder(
-        runner, judged, draw=(lambda: {"payload": "e30="}) if is_client else None
+        runner, judged, draw=_first_draw if is_client else None
     )
     keys, drawn = ground.client_keys() if is_client else entry.keys, list[bytes]()
 
@@ -130,6 +141,7 @@ def make(suites: tuple[str, ...], *, is_client: bool) -> dict[str, Any]:
         "session_id": session.secrets.session_id.hex(),
         "confirm_key": session.secrets._confirm.hex(),
         "records_key": session.secrets._records.hex(),
+        "r": R.hex() if is_client else None,
         "exchanges": [_exchange(responder, session, *each) for each in EXCHANGES],
     }
 

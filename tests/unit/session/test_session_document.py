@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bentoml_secure.attestation import evidence, key_document
-from bentoml_secure.serving import entry, runner_app
+from bentoml_secure.receipts import draw
+from bentoml_secure.serving import draws, entry, runner_app
 from bentoml_secure.session import bodies, http, messages, records, responders
 from bentoml_secure.session.suites import CLASSIC, HYBRID, ciphertext_bytes
 
@@ -28,6 +29,9 @@ TEXT = (ROOT / "docs" / "session.md").read_text()
         f"| sessions held | {responders.MAX_SESSIONS} |",
         f"| exchanges of a session | {responders.MAX_EXCHANGES};"
         f" {entry.MAX_CLIENT_EXCHANGES} of a client's |",
+        f"| draws of a session that were promised and not used | {draws.MAX_OPEN} |",
+        f"`payloadType` `{draw.DRAW_TYPE}`",
+        f"at most {draw.MAX_COMMITMENT_BYTES} bytes. The first",
         f"| a chunk | {records.CHUNK_BYTES} bytes |",
         f"/ {records.CHUNK_BYTES} + {records.MAX_ODD_CHUNKS} chunks",
         f"media type `{bodies.SEALED_TYPE}`",

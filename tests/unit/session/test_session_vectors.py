@@ -228,6 +228,35 @@ def test_signatures_cover_the_transcript(vector: Vector) -> None:
 
 
 @each
+def test_the_draw_is_committed_to(vector: Vector) -> None:
+    envelope, responder = vector["confirm"]["draw"], vector["offer"]["key_document"]
+    assert (envelope is None) is (vector["r"] is None) is (responder["role"] != "entry")
+    if envelope is None:
+        return
+    said = {
+        "version": 1,
+        "commitment": "sha256:" + sha256(bytes.fromhex(vector["r"])).hex(),
+        "key_document": "sha256-jcs-v1:" + sha256(jcs(responder)).hex(),
+        "evidence_nonce": vector["hello"]["nonce"],
+    }
+    payload, kind = jcs(said), b"application/vnd.bentoml-secure.draw.v1+json"
+    encoded = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    secret = bytes.fromhex(vector["responder_private"]["ed25519"])
+    key = Ed25519PrivateKey.from_private_bytes(secret)
+    key_id = sha256(key.public_key().public_bytes_raw()).hex()
+    assert envelope == {
+        "payloadType": kind.decode(),
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [
+            {
+                "keyid": f"sha256:{key_id}",
+                "sig": base64.b64encode(key.sign(encoded)).decode(),
+            }
+        ],
+    }
+
+
+@each
 def test_the_key_schedule(vector: Vector) -> None:
     said = transcript(*(vector[name] for name in ("hello", "offer", "finish")))
     assert said.hex() == vector["transcript_session"]
