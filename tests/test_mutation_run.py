@@ -167,7 +167,7 @@ def test_an_unknown_kind_is_trouble() -> None:
 
 def test_every_kind_has_its_file_and_its_tests() -> None:
     groups = {group.name: group for group in all_groups()}
-    assert set(groups) == set(TEES) | {"attestation"}
+    assert set(groups) == set(TEES) | {"attestation", "keys"}
     for kind, target in TEES.items():
         stem = target.partition(":")[0].rpartition(".")[2]
         assert stem in [path.stem for path in groups[kind].sources]

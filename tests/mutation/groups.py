@@ -59,7 +59,19 @@ def all_groups() -> list[Group]:
         ]
         more = tuple(dict.fromkeys(test for test in shared if test not in own[kind]))
         groups.append(Group(kind, files, own[kind], more))
-    return [*groups, _shared_group(own)]
+    return [*groups, _shared_group(own), _keys_group()]
+
+
+def _keys_group() -> Group:
+    """Return the room of keys, which names its checks as the kinds do."""
+    files = sorted((ROOT / "bentoml_secure" / "keys").rglob("*.py"))
+    unit = ROOT / "tests" / "unit"
+    tests = [
+        *sorted((unit / "keys").glob("test_*.py")),
+        unit / "serving" / "test_serving_broker_door.py",
+        unit / "serving" / "test_serving_weights.py",
+    ]
+    return Group("keys", tuple(path for path in files if calls_in(path)), tuple(tests))
 
 
 def _shared_group(own: dict[str, tuple[Path, ...]]) -> Group:
