@@ -17,15 +17,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import dcap_qvl
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from bentoml_secure.attestation.checks import require
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.tees.dcap_collateral import (
+    PCK_CHAIN,
+    PCK_CRL,
+    PCK_CRL_CHAIN,
     Collateral,
     find_collateral,
+    is_pem,
     pem_certificates,
 )
 from bentoml_secure.attestation.tees.dcap_quote import Quote, TeeType
@@ -138,6 +145,8 @@ def verify_quote(
     )
     # 3. Everything else; the library prefers the chain in the collateral.
     facts = _verify(quote.signed, collateral.to_json(pck_chain), roots[0], now)
+    # 4. Chains that it does not read, or not to their ends.
+    _require_chains(collateral, chain, roots[0])
     return VerifiedQuote(quote=quote, facts=facts, root=root)
 
 
@@ -224,6 +233,50 @@ def _contained() -> Iterator[None]:
         if type(error).__name__ != _PANIC:
             raise
         refuse(f"the library failed: {error}")
+
+
+def _require_chains(collateral: Collateral, pck_chain: str, root: bytes) -> None:
+    texts = {**collateral.chains, PCK_CHAIN: pck_chain}
+    chains = {
+        name: [*(der for der in pem_certificates([text]) if der != root), root]
+        for name, text in texts.items()
+    }
+    broken = [
+        name
+        for name, chain in chains.items()
+        if not is_pem(texts[name]) or not _is_chain(chain)
+    ]
+    require(
+        "chain.links",
+        not broken,
+        got=", ".join(broken),
+        want="nothing but certificates, each issued by the next, the last by the root",
+    )
+    issuer, signed = chains[PCK_CRL_CHAIN][0], collateral.fields[PCK_CRL]
+    require(
+        "crl.issuer_chain",
+        _issued_list(issuer, bytes.fromhex(signed)),
+        got="another list",
+        want=f"{PCK_CRL} signed by the first of {PCK_CRL_CHAIN}",
+    )
+
+
+def _is_chain(chain: Sequence[bytes]) -> bool:
+    try:
+        for one, issuer in pairwise(map(x509.load_der_x509_certificate, chain)):
+            one.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _issued_list(issuer: bytes, revocation_list: bytes) -> bool:
+    try:
+        key = x509.load_der_x509_certificate(issuer).public_key()
+        parsed = x509.load_der_x509_crl(revocation_list)
+        return parsed.is_signature_valid(key)  # type: ignore[arg-type]
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
 
 
 def _platform_claims(verified: VerifiedQuote) -> dict[str, Any]:

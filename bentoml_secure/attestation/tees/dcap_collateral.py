@@ -26,13 +26,16 @@ from bentoml_secure.errors import MalformedInputError
 
 WHAT = "DCAP collateral"
 
-_CHAINS = ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain")
-_CRLS = ("root_ca_crl", "pck_crl")
+PCK_CHAIN = "pck_certificate_chain"
+PCK_CRL = "pck_crl"
+PCK_CRL_CHAIN = "pck_crl_issuer_chain"
+
+_CHAINS = (PCK_CRL_CHAIN, "tcb_info_issuer_chain", "qe_identity_issuer_chain")
+_CRLS = ("root_ca_crl", PCK_CRL)
 _DOCUMENTS = {"tcb_info": "tcbInfo", "qe_identity": "enclaveIdentity"}
-_PCK_CHAIN = "pck_certificate_chain"
 _SIGNATURES = tuple(f"{name}_signature" for name in _DOCUMENTS)
 _REQUIRED = frozenset({*_CHAINS, *_CRLS, *_DOCUMENTS})
-_MARKS = _REQUIRED | {_PCK_CHAIN, *_SIGNATURES}
+_MARKS = _REQUIRED | {PCK_CHAIN, *_SIGNATURES}
 """Fields of which any one says that an object is meant as collateral."""
 
 _HEX = re.compile(r"(?:0[xX])?((?:[0-9A-Fa-f]{2})+)")
@@ -66,7 +69,7 @@ class Collateral:
 
     def to_json(self, pck_chain: bytes) -> str:
         """Return the collateral as dcap-qvl reads it, with the platform's chain."""
-        chain = {_PCK_CHAIN: pck_chain.decode("ascii", "replace")}
+        chain = {PCK_CHAIN: pck_chain.decode("ascii", "replace")}
         return json.dumps({**self.chains, **self.fields, **chain})
 
 
@@ -98,6 +101,14 @@ def pem_certificates(texts: Iterable[str]) -> list[bytes]:
     ]
 
 
+def is_pem(text: str) -> bool:
+    """Tell whether a text is certificates in PEM, blanks between them, and no more."""
+    blocks = [match["label"] for match in _PEM.finditer(text)]
+    rest = _PEM.sub("", text).strip(" \t\r\n\0")
+    whole = len(pem_certificates([text])) == len(blocks)
+    return whole and not rest and set(blocks) <= {"CERTIFICATE"}
+
+
 def _parse_collateral(document: Mapping[str, Any]) -> Collateral:
     if missing := _REQUIRED - document.keys():
         raise MalformedInputError(f"{WHAT}: field {min(missing)!r} is missing")
@@ -110,8 +121,8 @@ def _parse_collateral(document: Mapping[str, Any]) -> Collateral:
         fields["tcb_info"], what=f"{WHAT} tcb_info", max_bytes=MAX_ENDORSEMENT_BYTES
     )
     pck_chain = None
-    if document.get(_PCK_CHAIN) is not None:
-        pck_chain = _read_text(document, _PCK_CHAIN, chain=True).encode()
+    if document.get(PCK_CHAIN) is not None:
+        pck_chain = _read_text(document, PCK_CHAIN, chain=True).encode()
     return Collateral(
         tee=_read_info(info, "id", str),
         fmspc=_read_info(info, "fmspc", str).upper(),

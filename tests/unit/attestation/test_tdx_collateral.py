@@ -12,8 +12,12 @@ from urllib.parse import quote as percent_encoded
 import pytest
 
 from bentoml_secure.attestation.evidence import MAX_ENDORSEMENT_BYTES
-from bentoml_secure.errors import MalformedInputError, MissingEndorsementError
-from bentoml_secure.testing.dcap_pki import DcapPki, QuoteParts
+from bentoml_secure.errors import (
+    CheckFailedError,
+    MalformedInputError,
+    MissingEndorsementError,
+)
+from bentoml_secure.testing.dcap_pki import DcapPki, Issued, QuoteParts
 from bentoml_secure.testing.dcap_platform import Platform
 from tests.unit.attestation.dcap import (
     FOREIGN,
@@ -21,6 +25,7 @@ from tests.unit.attestation.dcap import (
     PKI,
     REPORT_DATA,
     field,
+    flipped,
     level,
     refused,
     tdx,
@@ -33,9 +38,9 @@ CHAINS = tuple(name for name in FIELDS if name.endswith("_chain"))
 OUT_OF_DATE = level(tcbStatus="OutOfDate")
 
 
-def pem(data: bytes) -> str:
+def pem(data: bytes, label: str = "X509 CRL") -> str:
     lines = "\n".join(textwrap.wrap(base64.b64encode(data).decode(), 64))
-    return f"-----BEGIN X509 CRL-----\n{lines}\n-----END X509 CRL-----\n"
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
 def written(names: tuple[str, ...], write: Callable[[Any], object]) -> bytes:
@@ -111,6 +116,48 @@ class TestForm:
         answer = '{"a": "\\"tcbInfo\\"", "tcbInfo": [], "signature": "00"}'
         with pytest.raises(MalformedInputError, match="tcb_info"):
             tdx(None, PKI.collateral("TDX", tcb_info=answer))
+
+
+class TestChains:
+    @pytest.mark.parametrize("name", CHAINS)
+    def test_a_chain_that_ends_elsewhere(self, name: str) -> None:
+        edited: dict[str, Any] = {name: FIELDS[name] + FOREIGN.root.pem}
+        given = PKI.collateral("TDX", **edited)
+        refused("chain.links", lambda: tdx(None, given))
+
+    @pytest.mark.parametrize("first", [b"\0\0\0", PKI.root.der[:-1]])
+    def test_a_chain_with_what_is_no_certificate(self, first: bytes) -> None:
+        chain = pem(first, "CERTIFICATE") + PKI.root.pem
+        given = PKI.collateral("TDX", pck_crl_issuer_chain=chain)
+        refused("chain.links", lambda: tdx(None, given))
+
+    @pytest.mark.parametrize("name", CHAINS)
+    def test_a_copy_of_the_root_with_a_bit_flipped(self, name: str) -> None:
+        changed = pem(flipped(PKI.root.der, 200), "CERTIFICATE")
+        chain = FIELDS[name].replace(PKI.root.pem, changed)
+        edited: dict[str, Any] = {name: chain}
+        given = PKI.collateral("TDX", **edited)
+        refused("chain.links", lambda: tdx(None, given))
+
+    @pytest.mark.parametrize("rest", ["zz", pem(b"\0"), "-----BEGIN CERTIFICATE-----"])
+    def test_a_chain_with_more_than_certificates(self, rest: str) -> None:
+        for chain in (PKI.pck_chain + rest, rest + PKI.pck_chain):
+            parts = QuoteParts(certification=chain.encode())
+            quote = PKI.tdx_quote(REPORT_DATA, parts=parts)
+            with pytest.raises(CheckFailedError, match="chain"):
+                tdx(quote)
+
+    def test_a_copy_of_the_root_in_the_quote_with_a_bit_flipped(self) -> None:
+        changed = pem(flipped(PKI.root.der, 200), "CERTIFICATE")
+        chain = PKI.pck_chain.replace(PKI.root.pem, changed).encode()
+        quote = PKI.tdx_quote(REPORT_DATA, parts=QuoteParts(certification=chain))
+        refused("chain.links", lambda: tdx(quote))
+
+    @pytest.mark.parametrize("issuers", [[], [PKI.root], [PKI.tcb_signer, PKI.root]])
+    def test_a_list_that_its_chain_did_not_issue(self, issuers: list[Issued]) -> None:
+        chain = "".join(issued.pem for issued in issuers)
+        given = PKI.collateral("TDX", pck_crl_issuer_chain=chain)
+        refused("crl.issuer_chain", lambda: tdx(None, given))
 
 
 class TestMalformed:
