@@ -288,6 +288,7 @@ async def answer_listed(
     started = False
 
     async def tracked(message: Any) -> None:
+        """Note that the answer has begun."""
         nonlocal started
         started = True
         await send(message)

@@ -408,6 +408,7 @@ class LocalChannel:
         readers: list[ResponseReader] = []
 
         def begin(length: int) -> ResponseReader:
+            """Read what is inside as over HTTP."""
             readers.append(make(length))
             return readers[0]
 
