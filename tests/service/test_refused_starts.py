@@ -107,6 +107,14 @@ STARTS = {
         env={"BENTOML_SECURE_DEV_ROOT": "nowhere"},
         says=("development root:", "nowhere does not exist", "dev-root DIR"),
     ),
+    "endorsements that are not there": Start(
+        env={"BENTOML_SECURE_ENDORSEMENTS": "nowhere"},
+        says=("endorsements:", "nowhere: No such file or directory"),
+    ),
+    "endorsements of one runner that are not there": Start(
+        env={f"BENTOML_SECURE_ENDORSEMENTS__{REPLICAS[1]}": "nowhere"},
+        says=("endorsements:", "nowhere: No such file or directory"),
+    ),
     "a runner alone, of an altered segment": Start(
         command=ALONE,
         arguments=("--service-name", REPLICAS[-1]),

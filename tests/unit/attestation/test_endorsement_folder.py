@@ -119,7 +119,7 @@ class TestReadingAgain:
 
 class TestRefusedStarts:
     def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigurationError, match="endorsements: .*No such file"):
+        with pytest.raises(ConfigurationError, match=r"endorsements: .*No such file"):
             EndorsementFolder(tmp_path / "none")
 
     def test_a_file(self, folder: Path) -> None:
