@@ -86,8 +86,10 @@ class TestReadingAgain:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened = EndorsementFolder(folder)
+        (folder / "b.json").write_bytes(b"fresher!!!")
+        assert opened.endorsements == (b"certificate", b"fresher!!!")
         monkeypatch.setattr(Path, "open", None)
-        assert opened.endorsements == (b"certificate", b"collateral")
+        assert opened.endorsements == (b"certificate", b"fresher!!!")
 
     def test_what_no_longer_reads_keeps_what_did(
         self, folder: Path, caplog: pytest.LogCaptureFixture
