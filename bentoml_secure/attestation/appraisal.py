@@ -289,7 +289,9 @@ def _compare_report_data(
         )
     if claims.report_data is None:
         return Comparison(findings=(Finding("report_data", "none", report_data.hex()),))
-    got, want = claims.report_data, report_data[: len(claims.report_data)]
+    got, want = claims.report_data, report_data
+    if not claims.any_length:
+        want = want[: len(got)]
     if hmac.compare_digest(got, want):
         return Comparison()
     return Comparison(findings=(Finding("report_data", got.hex(), want.hex()),))

@@ -206,6 +206,8 @@ class VerifiedClaims:
         issued_at: When the evidence was signed, where the kind signs a time.
         expires_at: End of the shortest validity in the chain, where it has one.
         simulated: No hardware stands behind this.
+        any_length: The attester chose the length of ``report_data``: it has to equal
+            all of what is wanted, where a kind's short field equals the first of it.
     """
 
     kind: str
@@ -217,6 +219,7 @@ class VerifiedClaims:
     issued_at: datetime | None
     expires_at: datetime | None
     simulated: bool
+    any_length: bool = False
 
     def __post_init__(self) -> None:
         # A comparison with fewer bytes would be weaker, one with none would pass.

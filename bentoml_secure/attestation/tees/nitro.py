@@ -11,9 +11,9 @@ A COSE_Sign1, ES384, whose payload is a CBOR map:
     cabundle     root first
     public_key, user_data, nonce   what the enclave asked to have signed, or null
 
-The challenge is ``user_data``. A document whose ``user_data`` is absent, or neither 32
-nor 64 bytes long, covers no challenge: it verifies, and equals no report data. In
-debug mode PCR 0 to 2 are zero, which no policy accepts.
+The challenge is ``user_data``, all of it. A document whose ``user_data`` is absent, or
+neither 32 nor 64 bytes long, covers no challenge: it verifies, and equals no report
+data. In debug mode PCR 0 to 2 are zero, which no policy accepts.
 
 The leaf certificate lives three hours, so a document verifies within them only.
 
@@ -217,6 +217,7 @@ class Nitro:
             issued_at=document.issued_at,
             expires_at=chain.expires_at,
             simulated=simulated,
+            any_length=True,
         )
 
     def describe(self, evidence: Evidence) -> Mapping[str, Any]:

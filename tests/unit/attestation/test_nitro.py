@@ -389,6 +389,14 @@ class TestPolicy:
         assert fields_of(claims, accepted, Unchecked("a test")) == []
         assert claims.to_json()["report_data"] is None
 
+    def test_the_first_half_of_a_challenge_is_not_all_of_it(
+        self, pki: NitroPki, verify: Verify
+    ) -> None:
+        claims = verify(pki.document(user_data=REPORT_DATA[:32]))
+        accepted = policy(pcr={"0": [PCR0]})
+        assert fields_of(claims, accepted, REPORT_DATA) == ["report_data"]
+        assert fields_of(claims, accepted, REPORT_DATA[:32]) == []
+
     def test_another_challenge(self, pki: NitroPki, verify: Verify) -> None:
         claims = verify(pki.document())
         accepted = policy(pcr={"0": [PCR0]})
