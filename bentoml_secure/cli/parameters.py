@@ -49,6 +49,8 @@ def hex_bytes(*lengths: int) -> Callable[[str], bytes]:
             raise click.BadParameter("want hex digits")
         if len(text) not in [2 * length for length in lengths]:
             wanted = " or ".join(map(str, lengths))
+            if len(lengths) > 2:
+                wanted = f"{lengths[0]} to {lengths[-1]}"
             raise click.BadParameter(f"got {len(text)} hex digits, want {wanted} bytes")
         return bytes.fromhex(text)
 

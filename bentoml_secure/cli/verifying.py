@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from bentoml_secure.attestation.evidence import Endorsements
     from bentoml_secure.receipts.opening import Opened, Opening
 
+PADDED_KINDS = frozenset({"az-snp-vtpm"})
+"""Kinds that cover challenges of any length, as if zeros filled a short one to 32."""
+
 MAX_OWN_FILE_BYTES = 1 << 20
 MAX_BODY_BYTES = 1 << 30
 TENSORS_SUFFIX = ".safetensors"
@@ -72,9 +75,9 @@ def verify() -> None:
 )
 @click.option(
     "--report-data",
-    type=hex_bytes(32, 64),
+    type=hex_bytes(*range(1, 65)),
     metavar="HEX",
-    help="The bytes that the evidence must cover.",
+    help="The bytes that the evidence must cover: 32 or 64, for az-snp-vtpm 1 to 64.",
 )
 @click.option(
     "--unchecked-report-data",
@@ -109,7 +112,7 @@ def evidence(
     expected = (
         read_unchecked({"unchecked": unchecked_report_data}, what="report data")
         if report_data is None
-        else report_data
+        else _filled(kind, report_data)
     )
     with own_files(str(policy)):
         accepted = parse_policy(
@@ -138,6 +141,21 @@ def evidence(
         )
 
     settle(kind, judge, as_json=as_json)
+
+
+def _filled(kind: str, report_data: bytes) -> bytes:
+    from bentoml_secure.attestation.evidence import REPORT_DATA_LENGTHS
+
+    length = len(report_data)
+    if kind in PADDED_KINDS:
+        want = min(each for each in REPORT_DATA_LENGTHS if each >= length)
+        return report_data.ljust(want, b"\0")
+    if length not in REPORT_DATA_LENGTHS:
+        raise click.BadParameter(
+            f"got {2 * length} hex digits, want 32 or 64 bytes",
+            param_hint="'--report-data'",
+        )
+    return report_data
 
 
 def _own_claims(document: dict[str, object]) -> dict[str, object]:

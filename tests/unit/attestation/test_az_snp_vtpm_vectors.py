@@ -164,10 +164,13 @@ class TestCommandLine:
         [
             (PADDED.hex(), True, 0),
             (PADDED.hex() + "00" * 32, True, 0),
+            (CHALLENGE.hex(), True, 0),
+            (CHALLENGE[:-1].hex(), True, 1),
+            ("", True, 2),
             ("00" * 32, True, 1),
             (PADDED.hex(), False, 3),
         ],
-        ids=["32", "64", "another", "no chain"],
+        ids=["32", "64", "9", "8", "none", "another", "no chain"],
     )
     def test_exit_codes(
         self, tmp_path: Path, data: str, given: bool, code: int
@@ -187,5 +190,8 @@ class TestCommandLine:
             arguments += ["--endorsements", str(tmp_path / "chain.pem")]
         result = CliRunner().invoke(main, arguments, prog_name="bentoml-secure")
         assert result.exit_code == code, result.output
+        if code == 2:
+            assert result.stdout == ""
+            return
         verdict = {0: "accepted", 1: "rejected", 3: "incomplete"}[code]
         assert json.loads(result.stdout)["verdict"] == verdict
