@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from bentoml_secure.attestation.appraisal import parse_policy
@@ -21,7 +22,8 @@ from examples.diagnosis import demo, kinds
 from examples.diagnosis.asking import Asked
 from examples.diagnosis.attested import audit_table, roster, short
 from examples.diagnosis.commands import command, verdict_of
-from examples.diagnosis.owner import Owner, files_with, windows_of
+from examples.diagnosis.owner import Owner, Withdrawal, files_with, windows_of
+from examples.diagnosis.processes import Served
 from examples.diagnosis.promises import (
     Check,
     check_attested,
@@ -233,6 +235,14 @@ def test_a_machine_is_withdrawn(
 ) -> None:
     checks = check_withdrawal(refusal, after, victim=VICTIM, expected=np.float32(0.25))
     assert broken(list(checks)) == promises
+
+
+def test_a_machine_that_no_receipt_names_is_not_withdrawn(tmp_path: Path) -> None:
+    owner = Owner(folder=tmp_path, deployment=())
+    withdrawal = Withdrawal(owner=owner, victim="Stranger")
+    served = Served(url="http://127.0.0.1:1", process=psutil.Process())
+    with pytest.raises(RuntimeError, match="Stranger stands in no receipt"):
+        withdrawal.act(served, [asked()])
 
 
 def test_the_roster_has_a_row_for_each_party() -> None:
