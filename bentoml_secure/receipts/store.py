@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import parse_plan
 
 SCHEMA_VERSION = 1
+_TURN_SECONDS = 0.01
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED = 65_536
 """Digests known to be in the file, so that most calls write one row only."""
@@ -149,8 +151,8 @@ class SqliteReceiptStore:
 
     def _open(self) -> None:
         try:
+            self._write_ahead()
             for pragma in (
-                "journal_mode=WAL",
                 # A crash of the process loses nothing; a power cut may lose the last
                 # receipts, never the file.
                 "synchronous=NORMAL",
@@ -161,6 +163,11 @@ class SqliteReceiptStore:
                 version = self._connection.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     self._create()
+        except sqlite3.OperationalError as error:
+            raise UnavailableError(
+                f"receipt store {self._path}: {error}.",
+                remedy="See who else holds the file, and whether the disk is full.",
+            ) from error
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(
                 f"receipt store {self._path}: {error}.",
@@ -172,6 +179,19 @@ class SqliteReceiptStore:
                 f"want {SCHEMA_VERSION}.",
                 remedy="Open it with the release that wrote it, or name another file.",
             )
+
+    def _write_ahead(self) -> None:
+        # Who changes the journal's mode does not wait for others, whatever the timeout
+        # says: processes that open one new file at once have to take turns.
+        ends = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > ends:
+                    raise
+                time.sleep(_TURN_SECONDS)
 
     def _create(self) -> None:
         script = _SCHEMA.format(most=MAX_ATTACHMENTS)

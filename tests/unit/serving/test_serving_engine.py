@@ -436,10 +436,12 @@ async def test_all_are_kept_attested_and_closed(ground: Ground) -> None:
 
     engine = ground.engine(wrap=wrap)
     task = asyncio.create_task(keep_all_attested(engine.peers))
-    await asyncio.sleep(0.2)
-    for row in engine.peers:
-        for peer in row:
-            peer.require(300)
+    peers = [peer for row in engine.peers for peer in row]
+    async with asyncio.timeout(20):
+        while any(peer.claims is None for peer in peers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for peer in peers:
+        peer.require(300)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
