@@ -367,9 +367,9 @@ async def test_a_replica_that_shows_something_else_is_believed_no_more(
 async def test_a_replica_that_hangs_is_waited_for_a_little(
     peer: Peer, channel: Shows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await peer.attest()
     monkeypatch.setattr(peers, "ATTEST_SECONDS", 0.02)
     monkeypatch.setattr(peers, "PROBE_SECONDS", 0.02)
-    await peer.attest()
     channel.hang = True
     with pytest.raises(UnavailableError, match=r"no evidence within 0\.02 s"):
         await peer.attest()
