@@ -19,6 +19,7 @@ def seeds() -> list[bytes]:
     ids = {"request_id": "11" * 16, "nonce": "22" * 32, "exchange_id": "33" * 16}
     digests = {"plan_digest": digest_json(1), "segment": digest_json(2)}
     salts = {name: {"x": "44" * 32} for name in ("input_salts", "output_salts")}
+    digests["key_document"] = digest_json(3)
     said = canonical_json({"version": 1, "infer_index": 0, **ids, **digests, **salts})
     tensors = encode({"x": np.zeros((3, 2), np.float32)})
     request = LENGTH.pack(len(said)) + said + tensors

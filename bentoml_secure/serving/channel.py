@@ -429,8 +429,12 @@ class LocalChannel:
             self._core.require_plain()
             for piece in pieces:
                 request.feed(piece)
+            exchange, tensors, commitments = request.result()
             answer = await self._core.answer(
-                *request.result(), self._core.require_plain
+                exchange,
+                tensors,
+                commitments,
+                lambda: self._core.require_plain(exchange),
             )
         except SecureError as error:
             raise UnavailableError(f"replica refused: {error}") from error

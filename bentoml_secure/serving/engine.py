@@ -305,6 +305,7 @@ class _Asking:
             segment=segment.identity,
             input_salts={s.name: self.salts[s.name] for s in segment.inputs},
             output_salts={s.name: self.salts[s.name] for s in segment.outputs},
+            key_document=attested.party.key_document,
         )
         session = attested.session if self.context.scenario.sealed else None
         received = await peer.channel.exchange(

@@ -57,6 +57,8 @@ class Exchange:
         segment: Identity of the segment that is to run.
         input_salts: 32 secret bytes per input tensor.
         output_salts: 32 secret bytes per output tensor.
+        key_document: Of the runner, as the entry knows it: its keys are to sign. None
+            where a session says so, or for the one that was shown last.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class Exchange:
     segment: Digest
     input_salts: Mapping[str, bytes]
     output_salts: Mapping[str, bytes]
+    key_document: Digest | None = None
 
     def encode(self) -> bytes:
         """Return the length-prefixed metadata."""
@@ -81,6 +84,7 @@ class Exchange:
                 "segment": self.segment,
                 "input_salts": {n: s.hex() for n, s in self.input_salts.items()},
                 "output_salts": {n: s.hex() for n, s in self.output_salts.items()},
+                "key_document": self.key_document,
             }
         )
         return LENGTH.pack(len(metadata)) + metadata
@@ -107,6 +111,9 @@ class Exchange:
             ("exchange_id", EXCHANGE_ID_BYTES),
         ):
             parse_hex(document[name], what=f"exchange {name}", length=length)
+        signer = document["key_document"]
+        if signer is not None:
+            signer = parse_digest(signer, what="exchange key_document", algorithm=JSON)
         return cls(
             request_id=document["request_id"],
             nonce=document["nonce"],
@@ -120,6 +127,7 @@ class Exchange:
             ),
             input_salts=_parse_salts(document["input_salts"], "input_salts"),
             output_salts=_parse_salts(document["output_salts"], "output_salts"),
+            key_document=signer,
         )
 
 

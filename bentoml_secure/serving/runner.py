@@ -126,10 +126,13 @@ class RunnerCore:
         self._input_names = {spec.name for spec in segment.inputs}
         self._run_seconds = 0.0
 
-    def require_plain(self) -> Keys:
+    def require_plain(self, exchange: Exchange | None = None) -> Keys:
         """Return the keys for an unsealed exchange, where those are served at all.
 
-        They are those that the entry saw last: it may not know newer ones yet.
+        They are those that the entry knows: it may not have seen newer ones yet.
+
+        Args:
+            exchange: Once it was read.
 
         Raises:
             ConfigurationError: Every scenario of the deployment asks for sealing.
@@ -141,7 +144,8 @@ class RunnerCore:
                 "exchange: got unsealed tensors, want a sealed body.",
                 remedy="Open a session first; see docs/session.md.",
             )
-        session = self.responder.youngest()
+        known = None if exchange is None else exchange.key_document
+        session = self.responder.youngest(known)
         if session is None:
             raise UnavailableError("runner: its evidence is too old, or there is none")
         return session.keys

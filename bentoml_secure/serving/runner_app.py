@@ -133,7 +133,10 @@ class RunnerDoor:
     ) -> None:
         reader = RequestReader(length, core.admit)
         await self._read(reader.feed, receive)
-        answer = await core.answer(*reader.result(), core.require_plain)
+        exchange, tensors, commitments = reader.result()
+        answer = await core.answer(
+            exchange, tensors, commitments, lambda: core.require_plain(exchange)
+        )
         await send_pieces(
             send, 200, RESPONSE_TYPE, answer.content_length, answer.pieces
         )

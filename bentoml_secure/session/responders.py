@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from bentoml_secure.digest import NONCE_BYTES
+from bentoml_secure.digest import NONCE_BYTES, Digest
 from bentoml_secure.errors import (
     MalformedInputError,
     UnavailableError,
@@ -234,13 +234,19 @@ class Responder:
             while len(self._served) > self._max_sessions:
                 self._served.popitem(last=False)
 
-    def youngest(self) -> Session | None:
-        """Return the session that was opened last, or None where that has ended."""
+    def youngest(self, keys: Digest | None = None) -> Session | None:
+        """Return the session that was opened last, if it has not ended.
+
+        Args:
+            keys: Digest of the key document that this end showed in it; None for any.
+        """
         with self._lock:
-            served = next(reversed(self._served.values()), None)
-        if served is None or served.session.expires_at <= self._clock():
+            sessions = [served.session for served in reversed(self._served.values())]
+        shown = (s for s in sessions if keys is None or s.keys.digest == keys)
+        session = next(shown, None)
+        if session is None or session.expires_at <= self._clock():
             return None
-        return served.session
+        return session
 
     def find(self, session_id: bytes) -> Served:
         """Return a session that has not ended.

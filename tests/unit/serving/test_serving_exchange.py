@@ -29,6 +29,7 @@ EXCHANGE = Exchange(
     segment=digest_json("segment"),
     input_salts={"x": b"\1" * 32},
     output_salts={"y": b"\2" * 32, "ä": b"\3" * 32},
+    key_document=digest_json("keys"),
 )
 
 
@@ -73,6 +74,8 @@ def test_no_field_may_be_missing(field: str) -> None:
         ({"exchange_id": "33" * 17}, "exchange_id: got 34"),
         ({"plan_digest": "sha256:" + "0" * 64}, "plan_digest: .*want sha256-jcs-v1"),
         ({"segment": ""}, "segment: got ''"),
+        ({"key_document": "sha256:" + "0" * 64}, "key_document: .*want sha256-jcs-v1"),
+        ({"key_document": 7}, "key_document: got 7"),
         ({"input_salts": []}, "input_salts: want an object"),
         ({"input_salts": {"x": "00"}}, "input_salts 'x': got 2 hex digits, want 64"),
         ({"output_salts": None}, "output_salts: want an object"),

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from bentoml_secure import metrics
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.digest import digest_json
+from bentoml_secure.errors import ConfigurationError, UnavailableError
 from bentoml_secure.serving.asgi import Message, Receive, Scope, Send
 from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE, Outgoing
 from bentoml_secure.serving.readers import ResponseReader
@@ -411,3 +412,12 @@ async def test_plain_answers_are_signed_with_the_keys_that_the_entry_saw(
     assert core.require_plain().digest == seen.digest
     ground.opened(core)
     assert core.require_plain().digest == core.identity.keys.digest
+    # Who asked before that knows the old ones, for as long as their evidence is good.
+    known = ground.exchange(0, key_document=seen.digest)
+    assert core.require_plain(known).digest == seen.digest
+    ground.clock.advance(seconds=1)
+    with pytest.raises(UnavailableError, match="its evidence is too old"):
+        core.require_plain(known)
+    other = ground.exchange(0, key_document=digest_json("another"))
+    with pytest.raises(UnavailableError, match="its evidence is too old"):
+        core.require_plain(other)
