@@ -115,13 +115,16 @@ class PolicyRejected(SecureError):  # noqa: N818 - an outcome, not a failure
         self.findings = tuple(findings)
 
 
+_SEE_TALLY = "See the tally for the replicas that failed or disagreed."
+
+
 class QuorumNotReached(SecureError):  # noqa: N818 - an outcome, not a failure
     """Too few replicas agreed; ``tally`` says who answered what."""
 
     def __init__(self, message: str, tally: Mapping[str, Any]) -> None:
-        super().__init__(
-            message, remedy="See the tally for the replicas that failed or disagreed."
-        )
+        # A service's words may hold the remedy already.
+        said = message.removesuffix(_SEE_TALLY).rstrip()
+        super().__init__(said, remedy=_SEE_TALLY)
         self.tally = dict(tally)
 
 

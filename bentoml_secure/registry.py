@@ -7,12 +7,19 @@ never replace a built-in one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from bentoml_secure.errors import ConfigurationError, UnknownKindError
+
+
+@functools.cache
+def _plugins(group: str) -> Mapping[str, EntryPoint]:
+    # Asking reads the metadata of every installed distribution: once a process.
+    return {point.name: point for point in entry_points(group=group)}
 
 
 def load(kind: str, builtin: Mapping[str, str], group: str) -> Any:
@@ -27,7 +34,7 @@ def load(kind: str, builtin: Mapping[str, str], group: str) -> Any:
         ConfigurationError: A plugin claims the name of a built-in kind.
         UnknownKindError: Nobody registered the kind.
     """
-    plugins = {point.name: point for point in entry_points(group=group)}
+    plugins = _plugins(group)
     if clash := builtin.keys() & plugins.keys():
         raise ConfigurationError(
             f"{group}: a plugin may not replace built-in {', '.join(sorted(clash))}.",

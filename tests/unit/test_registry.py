@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from bentoml_secure.errors import ConfigurationError, UnknownKindError
 
 BUILTIN = {"ours": "bentoml_secure.registry:load"}
 GROUP = "bentoml_secure.tests"
+
+
+@pytest.fixture(autouse=True)
+def _asked_anew() -> Iterator[None]:
+    """Distributions come and go here, as within one process they do not."""
+    registry._plugins.cache_clear()
+    yield
+    registry._plugins.cache_clear()
 
 
 @pytest.fixture
@@ -49,6 +58,7 @@ def test_a_kind_that_nobody_knows_lists_those_that_are_known() -> None:
 @pytest.mark.usefixtures("plugin")
 def test_a_plugin_cannot_replace_a_built_in_kind(tmp_path: Path) -> None:
     install(tmp_path, "ours")
+    registry._plugins.cache_clear()
     for kind in ("ours", "theirs", "none"):
         with pytest.raises(ConfigurationError, match="may not replace built-in ours"):
             registry.load(kind, BUILTIN, GROUP)
