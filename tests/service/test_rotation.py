@@ -81,7 +81,7 @@ def test_no_request_fails_while_sessions_and_keys_are_replaced(
         sealed=2,
     )
     require_rotated(load, evidence=3, keys=1)
-    assert load.count >= 200
+    assert load.count >= 100
 
 
 @pytest.mark.slow
@@ -236,10 +236,10 @@ def test_no_answer_rests_on_evidence_that_ended_while_it_was_made(
             # The caller of a session knows the entry by older evidence.
             assert f"{ENTRY}: {AGED}" in str(late_sealed.result())
             refusal = require_refusal(slow.result(), NO_QUORUM, "aged out meanwhile")
-            # Two that cannot vote are the end of three that must.
+            # The first that cannot vote is the end where all must.
             absent = [missing["replica"] for missing in refusal["tally"]["absent"]]
-            assert len(absent) >= 2
             assert {*absent, *refusal["tally"]["pending"]} == set(REPLICAS)
+            assert absent
             require_refusal(slow_open.result(), NO_QUORUM, "s old by now")
         assert issued(rotating) == before
         wait_until_whole(sealed)
