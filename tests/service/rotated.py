@@ -23,7 +23,7 @@ from bentoml_secure.tensors import Array
 from bentoml_secure.testing.faults import delayed, tamper
 
 SWITCHES = Path(__file__).parent / "switches"
-LONG_SECONDS = 7.0
+LONG_SECONDS = 6.5
 """Longer than evidence is accepted for."""
 
 
