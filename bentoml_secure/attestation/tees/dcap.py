@@ -49,6 +49,16 @@ INTEL = "intel"
 NO_VENDOR = "none (simulated)"
 
 _PANIC = "PanicException"
+_UNPARSABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    # Odd serial numbers warn, and some processes turn warnings into errors.
+    UserWarning,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +275,7 @@ def _is_chain(chain: Sequence[bytes]) -> bool:
     try:
         for one, issuer in pairwise(map(x509.load_der_x509_certificate, chain)):
             one.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *_UNPARSABLE):
         return False
     return True
 
@@ -275,7 +285,7 @@ def _issued_list(issuer: bytes, revocation_list: bytes) -> bool:
         key = x509.load_der_x509_certificate(issuer).public_key()
         parsed = x509.load_der_x509_crl(revocation_list)
         return parsed.is_signature_valid(key)  # type: ignore[arg-type]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _UNPARSABLE:
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import textwrap
 from collections.abc import Callable
@@ -130,6 +131,14 @@ class TestChains:
         chain = pem(first, "CERTIFICATE") + PKI.root.pem
         given = PKI.collateral("TDX", pck_crl_issuer_chain=chain)
         refused("chain.links", lambda: tdx(None, given))
+
+    def test_a_copy_of_the_root_that_is_no_certificate(self) -> None:
+        version = PKI.root.der.index(b"\xa0\x03\x02\x01\x02") + 4
+        for at in (version, *range(0, len(PKI.root.der), 13)):
+            changed = pem(flipped(PKI.root.der, at, 0x40), "CERTIFICATE")
+            chain = FIELDS["pck_crl_issuer_chain"].replace(PKI.root.pem, changed)
+            given = PKI.collateral("TDX", pck_crl_issuer_chain=chain)
+            refused("chain.links", functools.partial(tdx, None, given))
 
     @pytest.mark.parametrize("name", CHAINS)
     def test_a_copy_of_the_root_with_a_bit_flipped(self, name: str) -> None:
