@@ -32,8 +32,8 @@ REPLICAS = tuple(f"{ENTRY}Segment0Replica{replica}" for replica in range(3))
 MAX_AGE_SECONDS = 6
 KEY_LIFETIME_SECONDS = 14
 ANY_TWO, ALL_THREE, ALL_THREE_OPEN = "any-two", "all-three", "all-three-open"
-_SAMPLED = 20
-"""Of so many receipts of plain requests one is fetched and judged."""
+_SAMPLES = 60
+"""Receipts of plain requests that are fetched and judged, evenly apart."""
 
 _SEEDS = itertools.count(20_000)
 
@@ -194,7 +194,7 @@ class Load:
         """Fetch some of the receipts of plain requests and judge them offline."""
         trust = parse_trust(self.target.trust.read_bytes())
         with self.target.http() as http:
-            for receipt_id in self.plain[::_SAMPLED]:
+            for receipt_id in self.plain[:: len(self.plain) // _SAMPLES or 1]:
                 bundle = self.target.bundle(http, receipt_id)
                 verdict = verify_bundle(bundle, trust, now=utc_now())
                 assert verdict.state is State.ACCEPTED, verdict

@@ -84,6 +84,7 @@ def test_no_request_fails_while_sessions_and_keys_are_replaced(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_requests_while_sessions_and_keys_are_replaced(
     rotating: Rotating,
 ) -> None:
