@@ -235,18 +235,16 @@ class Responder:
                 self._served.popitem(last=False)
 
     def youngest(self, keys: Digest | None = None) -> Session | None:
-        """Return the session that was opened last, if it has not ended.
+        """Return the session that was opened last, of those that have not ended.
 
         Args:
             keys: Digest of the key document that this end showed in it; None for any.
         """
         with self._lock:
             sessions = [served.session for served in reversed(self._served.values())]
-        shown = (s for s in sessions if keys is None or s.keys.digest == keys)
-        session = next(shown, None)
-        if session is None or session.expires_at <= self._clock():
-            return None
-        return session
+        now = self._clock()
+        in_force = (session for session in sessions if session.expires_at > now)
+        return next((s for s in in_force if keys in (None, s.keys.digest)), None)
 
     def find(self, session_id: bytes) -> Served:
         """Return a session that has not ended.

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import (
     MalformedInputError,
     SecureError,
@@ -70,6 +71,32 @@ class TestSessions:
         assert responder.find(session.secrets.session_id).session.keys.digest == (
             old.digest
         )
+
+    def test_the_youngest_in_force_is_found_by_the_keys_that_it_showed(
+        self, ground: Ground
+    ) -> None:
+        runner = ground.identity(key_lifetime=timedelta(seconds=160))
+        responder, entry = ground.responder(runner), ground.entry()
+        assert responder.youngest() is None
+        first, _ = ground.shake(entry, responder)
+        old = runner.keys.digest
+        ground.clock.advance(150)
+        second, _ = ground.shake(entry, responder)
+        new = runner.keys.digest
+        assert old != new
+
+        def found(keys: Digest | None = None) -> bytes | None:
+            session = responder.youngest(keys)
+            return None if session is None else session.secrets.session_id
+
+        assert found() == found(new) == second.secrets.session_id
+        assert found(old) == first.secrets.session_id
+        assert found(digest_json("another")) is None
+        ground.clock.now = first.expires_at
+        assert found(old) is None
+        assert found() == second.secrets.session_id
+        ground.clock.now = second.expires_at
+        assert found() is None
 
 
 class TestHandshakes:
