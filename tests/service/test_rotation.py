@@ -59,6 +59,13 @@ def rotating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotating]:
         yield rotating
 
 
+@pytest.fixture(autouse=True)
+def _whole(rotating: Rotating) -> None:
+    """Begin with all replicas, whatever the test before did to them."""
+    with rotating.http() as http:
+        wait_until_whole(http)
+
+
 def require_rotated(load: Load, *, evidence: int, keys: int) -> None:
     """Require that nothing failed while every process had others so often."""
     assert load.errors == []
@@ -152,12 +159,12 @@ def test_a_replica_whose_device_fails_serves_until_its_evidence_is_too_old(
     ):
         # What it showed holds for its age.
         assert http.post("/diagnose", json=body()).status_code == 200
-        reason = eventually(
-            lambda: reason_of(client, broken),
-            seconds=MAX_AGE_SECONDS + 4,
-            what="it is named absent",
+        # Until then it may be absent for being slower than the other two.
+        eventually(
+            lambda: DEVICE in (reason_of(client, broken) or ""),
+            seconds=MAX_AGE_SECONDS + 10,
+            what="it is named absent, and why",
         )
-        assert DEVICE in reason
         assert http.get("/readyz").status_code == 200
         # It refuses by itself, whatever an entry still believes.
         time.sleep(max(0.0, (session.expires_at - utc_now()).total_seconds()) + 0.5)
@@ -180,7 +187,7 @@ def wait_until_whole(http: httpx.Client) -> None:
     """Wait until all three replicas serve again."""
     eventually(
         lambda: http.post("/diagnose", json=body()).status_code == 200,
-        seconds=5,
+        seconds=20,
         what="all three serve",
     )
 
@@ -238,7 +245,11 @@ def test_no_answer_rests_on_evidence_that_ended_while_it_was_made(
             require_refusal(late.result(), "unavailable", AGED)
             # The caller of a session knows the entry by older evidence.
             assert f"{ENTRY}: {AGED}" in str(late_sealed.result())
-            refusal = require_refusal(slow.result(), NO_QUORUM, "aged out meanwhile")
+            # It ended while the runner ran, or before it had read what it was sent.
+            said = slow.result()
+            meanwhile = "aged out meanwhile" in said.text
+            reason = "aged out meanwhile" if meanwhile else "it ended with the evidence"
+            refusal = require_refusal(said, NO_QUORUM, reason)
             # The first that cannot vote is the end where all must.
             absent = [missing["replica"] for missing in refusal["tally"]["absent"]]
             assert {*absent, *refusal["tally"]["pending"]} == set(REPLICAS)
