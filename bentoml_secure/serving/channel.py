@@ -38,6 +38,7 @@ from bentoml_secure.session.bodies import (
     AnswerOpener,
     Feed,
     SealedCall,
+    Whole,
     sealed_cap,
 )
 from bentoml_secure.session.keys import Session
@@ -172,12 +173,7 @@ class HttpChannel:
         specs: Sequence[TensorSpec],
         session: Session,
     ) -> Received:
-        call = SealedCall(
-            session=session,
-            operation=INFER,
-            exchange_id=bytes.fromhex(exchange.exchange_id),
-            request_id=bytes.fromhex(exchange.request_id),
-        )
+        call = _sealed_call(exchange, session)
         body = call.seal(pieces, lengths)
         answer = SealedAnswer(
             call,
@@ -205,7 +201,7 @@ class HttpChannel:
 
     async def _post(self, path: str, message: Document) -> Any:
         body = json.dumps(message).encode()
-        answer = _Answer("application/json", _MAX_JSON_BYTES, _Collected)
+        answer = _Answer("application/json", _MAX_JSON_BYTES, Whole)
         await self._client.request(
             "POST",
             path,
@@ -214,12 +210,12 @@ class HttpChannel:
             head=body,
             length=len(body),
         )
-        document = bytes(answer.result().data)
+        document = answer.result().result()
         return parse_json(document, what="handshake", max_bytes=_MAX_JSON_BYTES)
 
     async def probe(self) -> None:
         """Ask BentoML's liveness path."""
-        answer = _Answer("text/plain; charset=utf-8", _MAX_ERROR_BYTES, _Collected)
+        answer = _Answer("text/plain; charset=utf-8", _MAX_ERROR_BYTES, Whole)
         await self._client.request("GET", "/livez", answer.on_head)
         answer.result()
 
@@ -228,21 +224,19 @@ class HttpChannel:
         self._client.close()
 
 
+def _sealed_call(exchange: Exchange, session: Session) -> SealedCall:
+    # Under the ids that the exchange names inside: the runner compares them.
+    return SealedCall(
+        session=session,
+        operation=INFER,
+        exchange_id=bytes.fromhex(exchange.exchange_id),
+        request_id=bytes.fromhex(exchange.request_id),
+    )
+
+
 class _Reader(Protocol):
     def feed(self, data: memoryview) -> None:
         """Take in the next bytes."""
-
-
-class _Collected:
-    """A small body, kept whole."""
-
-    def __init__(self, length: int) -> None:
-        self.data = bytearray()
-        self.length = length
-
-    def feed(self, data: memoryview) -> None:
-        """Take in the next bytes."""
-        self.data += data
 
 
 _R = TypeVar("_R", bound=_Reader)
@@ -259,7 +253,7 @@ class _Answer(Generic[_R]):
         self._make = make
         self._status = 0
         self._reader: _R | None = None
-        self._refusal = _Collected(0)
+        self._refusal = Whole(0)
 
     def on_head(self, head: Head) -> Callable[[memoryview], None]:
         """Return what takes in the body.
@@ -292,7 +286,7 @@ class _Answer(Generic[_R]):
             UnavailableError: The replica refused.
         """
         if self._reader is None:
-            raise _refusal(self._status, bytes(self._refusal.data))
+            raise _refusal(self._status, self._refusal.result())
         return self._reader
 
 
@@ -319,7 +313,7 @@ class SealedAnswer:
         self._max_bytes = max_bytes
         self._make = make
         self._status = 0
-        self._refusal = _Collected(0)
+        self._refusal = Whole(0)
         self._opener: AnswerOpener | None = None
         self._reader: ResponseReader | None = None
 
@@ -365,7 +359,7 @@ class SealedAnswer:
         if self._opener is not None:
             self._opener.finish()
         if self._reader is None:
-            raise _refusal(self._status, bytes(self._refusal.data))
+            raise _refusal(self._status, self._refusal.result())
         return self._reader
 
 
@@ -389,12 +383,7 @@ class LocalChannel:
         make = partial(ResponseReader, specs=specs, salts=exchange.output_salts)
         if session is None:
             return Received(*(await self._plain(pieces, sum(lengths), make)).result())
-        call = SealedCall(
-            session=session,
-            operation=INFER,
-            exchange_id=bytes.fromhex(exchange.exchange_id),
-            request_id=bytes.fromhex(exchange.request_id),
-        )
+        call = _sealed_call(exchange, session)
         body = call.seal(pieces, lengths)
         request = SealedExchange(self._core, body.length)
         try:
