@@ -19,14 +19,15 @@ from tests.unit.cli.conftest import Run
 REPORT_DATA = bytes(range(64))
 NONCE = "5e" * 32
 NAMES = ("--issuer", "https://v.example", "--audience", "ci", "--nonce", NONCE)
-MOMENT = datetime.now(UTC).replace(microsecond=0)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    create_dev_root(tmp_path / "root", now=MOMENT - timedelta(hours=1))
+    # Taken here: at collection, a run of minutes would make this evidence old.
+    moment = datetime.now(UTC).replace(microsecond=0)
+    create_dev_root(tmp_path / "root", now=moment - timedelta(hours=1))
     attester = SimulatedAttester.from_folder(
-        tmp_path / "root", clock=lambda: MOMENT, measurement="ab" * 32
+        tmp_path / "root", clock=lambda: moment, measurement="ab" * 32
     )
     (tmp_path / "evidence").write_bytes(attester.attest(REPORT_DATA).blob)
     (tmp_path / "key.pem").write_bytes(ED.pem)
@@ -110,7 +111,7 @@ def test_every_demand_is_compared(run: Run, token: Path) -> None:
 
 
 def test_a_time_after_its_end(run: Run, token: Path) -> None:
-    at = (MOMENT + timedelta(hours=1)).isoformat()
+    at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     done = run(*verifying(token, *NAMES, "--allow-simulated", "--at", at))
     assert done.exit_code == 1
     assert "FAILED  expires_at" in done.stdout
