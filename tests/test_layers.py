@@ -31,6 +31,7 @@ LEVELS = (
     ("attestation", "split", "consensus"),
     ("session",),
     ("keys",),
+    ("audit",),
     ("scenario",),
     ("receipts",),
     ("client", "serving", "cli"),

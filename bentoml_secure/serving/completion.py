@@ -16,7 +16,8 @@ from bentoml_secure.receipts.late_votes import (
     issue_late_votes,
 )
 from bentoml_secure.receipts.receipt import RequiredAttachment
-from bentoml_secure.serving.engine import Made, PendingVotes
+from bentoml_secure.serving.asking import Made
+from bentoml_secure.serving.engine import PendingVotes
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope, SigningKey
 from bentoml_secure.statements import format_time

@@ -1,0 +1,1 @@
+"""Audits: which answered requests are recomputed, by whom, and what that is worth."""
