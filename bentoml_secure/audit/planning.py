@@ -71,6 +71,10 @@ class Terms:
     colluder_weight: float = 1.0
     pair_excess: float = 0.0
 
+    def to_json(self) -> dict[str, float]:
+        """Return the terms by name."""
+        return asdict(self)
+
     def __post_init__(self) -> None:
         require_draw(
             replicas=self.replicas,

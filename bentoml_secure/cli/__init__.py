@@ -8,7 +8,9 @@ imported here but click and the error tree: each command imports its room when i
     splitting    split
     deployment   dev-root, trust
     endorsing    endorsements fetch
-    measuring    measure event-log, nitro, sev-snp, sgx, runtime
+    measuring    measure event-log, nitro, sgx, runtime
+    measuring_guests  measure sev-snp, tdx
+    policy_output  the policies that these write
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
@@ -17,6 +19,7 @@ imported here but click and the error tree: each command imports its room when i
     enrolling    tpm authority, enrol, request, authorise, answer, policy
     owned        files that name a deployment, for trust and broker policy
     results      result issue, result verify
+    auditing     plan-audit
 
 Every option is also read from the environment: of ``split --segments``
 ``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import click
 
+from bentoml_secure.cli.auditing import plan_audit
 from bentoml_secure.cli.brokering import broker
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
@@ -67,3 +71,4 @@ for _command in (split, inspect, verify, measure, endorsements, dev_root, trust)
     main.add_command(_command)
 for _command in (sign_model, verify_model, seal_model, broker, result, tpm):
     main.add_command(_command)
+main.add_command(plan_audit)
