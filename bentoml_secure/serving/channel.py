@@ -9,45 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bentoml_secure.digest import Digest, parse_json
-from bentoml_secure.errors import (
-    MalformedInputError,
-    SecureError,
-    UnavailableError,
+from bentoml_secure.errors import SecureError, UnavailableError
+from bentoml_secure.serving.answers import Answer
+from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.http1 import Http1Client
+from bentoml_secure.serving.incoming import (
+    MAX_ERROR_BYTES,
+    Expected,
+    PlainAnswer,
+    SealedAnswer,
 )
-from bentoml_secure.serving.exchange import (
-    CHUNK_BYTES,
-    REQUEST_TYPE,
-    RESPONSE_TYPE,
-    Exchange,
-    Outgoing,
+from bentoml_secure.serving.messages import (
+    EXPECTED_COMMITMENT,
+    Message,
+    expected_response,
+    parse_commitment,
 )
-from bentoml_secure.serving.http1 import Head, Http1Client
-from bentoml_secure.serving.readers import RequestReader, ResponseReader
+from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import PREFIX
-from bentoml_secure.serving.sealed import INFER, SealedExchange
-from bentoml_secure.session.bodies import (
-    SEALED_TYPE,
-    AnswerOpener,
-    Feed,
-    SealedCall,
-    Whole,
-    sealed_cap,
+from bentoml_secure.serving.sealed import (
+    REVEAL,
+    Sealed,
+    SealedExchange,
+    SealedReveal,
 )
+from bentoml_secure.session.bodies import SEALED_TYPE, Feed, Whole
 from bentoml_secure.session.keys import Session
 from bentoml_secure.session.messages import MAX_MESSAGE_BYTES as _MAX_JSON_BYTES
 from bentoml_secure.session.messages import Document
-from bentoml_secure.session.responders import UNKNOWN_SESSION, UnknownSessionError
+from bentoml_secure.session.responders import UnknownSessionError
 from bentoml_secure.tensors import Array, TensorSpec
 
-_MAX_ERROR_BYTES = 8192
+_R = TypeVar("_R", bound=Feed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,8 @@ class Received:
     Attributes:
         tensors: By name; names, dtypes and shapes are the plan's.
         commitments: Made here, while the bytes arrived.
-        statement: The runner's envelope, parsed JSON.
+        statement: The runner's envelope, parsed JSON; from a reveal, the opening with
+            the envelope in it.
     """
 
     tensors: Mapping[str, Array]
@@ -88,6 +88,39 @@ class Channel(Protocol):
             UnavailableError: No answer, or the replica refused.
             MalformedInputError: The answer breaks the format or the plan.
             VerificationError: The answer does not open.
+        """
+        ...
+
+    async def commit(
+        self, exchange: Exchange, outgoing: Outgoing, session: Session | None
+    ) -> Any:
+        """Send tensors, receive a commitment to what was made of them, parsed JSON.
+
+        Args:
+            exchange: What is asked; ``commit`` is set in it.
+            outgoing: Its inputs.
+            session: Seals both; None sends them as they are.
+
+        Raises:
+            SecureError: As ``exchange``.
+        """
+        ...
+
+    async def reveal(
+        self,
+        exchange: Exchange,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
+    ) -> Received:
+        """Receive the answer of an exchange that was committed to: once only.
+
+        Args:
+            exchange: That ``commit`` was called with.
+            specs: Of its outputs.
+            session: That ``commit`` was called with.
+
+        Raises:
+            SecureError: As ``exchange``.
         """
         ...
 
@@ -132,64 +165,72 @@ class HttpChannel:
         session: Session | None,
     ) -> Received:
         """Send tensors, receive tensors and a statement over HTTP."""
-        head = exchange.encode() + outgoing.layout.header
-        lengths = (len(head), *outgoing.data_lengths())
-        pieces: Iterator[bytes | memoryview] = chain((head,), outgoing.data())
-        if sum(lengths) <= CHUNK_BYTES:
-            head = b"".join(pieces)
-            lengths, pieces = (len(head),), iter((head,))
-        if session is None:
-            return await self._plain(exchange, pieces, lengths, specs)
-        return await self._sealed(exchange, pieces, lengths, specs, session)
+        expected = expected_response(exchange, specs, self._max_message_bytes)
+        message = Message.infer(exchange, outgoing)
+        reader = await self._send(exchange, message, expected, session)
+        return Received(*reader.result())
 
-    async def _plain(
+    async def commit(
+        self, exchange: Exchange, outgoing: Outgoing, session: Session | None
+    ) -> Any:
+        """Send tensors, receive a commitment over HTTP."""
+        message = Message.infer(exchange, outgoing)
+        said = await self._send(exchange, message, EXPECTED_COMMITMENT, session)
+        return parse_commitment(said)
+
+    async def reveal(
         self,
         exchange: Exchange,
-        pieces: Iterator[bytes | memoryview],
-        lengths: Sequence[int],
         specs: Sequence[TensorSpec],
+        session: Session | None,
     ) -> Received:
-        answer = _Answer(
-            RESPONSE_TYPE,
-            self._max_message_bytes,
-            lambda length: ResponseReader(length, specs, exchange.output_salts),
-        )
+        """Receive over HTTP what was committed to."""
+        expected = expected_response(exchange, specs, self._max_message_bytes)
+        message = Message.reveal(exchange)
+        reader = await self._send(exchange, message, expected, session)
+        return Received(*reader.result())
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        message: Message,
+        expected: Expected[_R],
+        session: Session | None,
+    ) -> _R:
+        if session is not None:
+            return await self._send_sealed(exchange, message, expected, session)
+        answer = PlainAnswer(expected)
         await self._client.request(
             "POST",
-            f"{PREFIX}/infer",
+            message.path,
             answer.on_head,
-            content_type=REQUEST_TYPE,
-            head=bytes(next(pieces)),
-            body=pieces,
-            length=sum(lengths),
+            content_type=message.content_type,
+            head=bytes(next(message.pieces)),
+            body=message.pieces,
+            length=sum(message.lengths),
         )
-        return Received(*answer.result().result())
+        return answer.result()
 
-    async def _sealed(
+    async def _send_sealed(
         self,
         exchange: Exchange,
-        pieces: Iterator[bytes | memoryview],
-        lengths: Sequence[int],
-        specs: Sequence[TensorSpec],
+        message: Message,
+        expected: Expected[_R],
         session: Session,
-    ) -> Received:
-        call = _sealed_call(exchange, session)
-        body = call.seal(pieces, lengths)
-        answer = SealedAnswer(
-            call,
-            self._max_message_bytes,
-            lambda length: ResponseReader(length, specs, exchange.output_salts),
-        )
+    ) -> _R:
+        call = message.call(exchange, session)
+        body = call.seal(message.pieces, message.lengths)
+        answer = SealedAnswer(call, expected)
         await self._client.request(
             "POST",
-            f"{PREFIX}/infer",
+            message.path,
             answer.on_head,
             content_type=SEALED_TYPE,
             head=next(body.pieces),
             body=body.pieces,
             length=body.length,
         )
-        return Received(*answer.result().result())
+        return answer.result()
 
     async def hello(self, message: Document) -> Any:
         """Post message (a)."""
@@ -201,7 +242,7 @@ class HttpChannel:
 
     async def _post(self, path: str, message: Document) -> Any:
         body = json.dumps(message).encode()
-        answer = _Answer("application/json", _MAX_JSON_BYTES, Whole)
+        answer = PlainAnswer(Expected("application/json", _MAX_JSON_BYTES, Whole))
         await self._client.request(
             "POST",
             path,
@@ -215,152 +256,14 @@ class HttpChannel:
 
     async def probe(self) -> None:
         """Ask BentoML's liveness path."""
-        answer = _Answer("text/plain; charset=utf-8", _MAX_ERROR_BYTES, Whole)
+        typed = "text/plain; charset=utf-8"
+        answer = PlainAnswer(Expected(typed, MAX_ERROR_BYTES, Whole))
         await self._client.request("GET", "/livez", answer.on_head)
         answer.result()
 
     async def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-
-def _sealed_call(exchange: Exchange, session: Session) -> SealedCall:
-    # Under the ids that the exchange names inside: the runner compares them.
-    return SealedCall(
-        session=session,
-        operation=INFER,
-        exchange_id=bytes.fromhex(exchange.exchange_id),
-        request_id=bytes.fromhex(exchange.request_id),
-    )
-
-
-class _Reader(Protocol):
-    def feed(self, data: memoryview) -> None:
-        """Take in the next bytes."""
-
-
-_R = TypeVar("_R", bound=_Reader)
-
-
-class _Answer(Generic[_R]):
-    """Bounds an answer by its head, and tells a refusal from what was asked."""
-
-    def __init__(
-        self, content_type: str, max_bytes: int, make: Callable[[int], _R]
-    ) -> None:
-        self._content_type = content_type
-        self._max_bytes = max_bytes
-        self._make = make
-        self._status = 0
-        self._reader: _R | None = None
-        self._refusal = Whole(0)
-
-    def on_head(self, head: Head) -> Callable[[memoryview], None]:
-        """Return what takes in the body.
-
-        Raises:
-            MalformedInputError: Another type, or over the cap.
-        """
-        self._status = head.status
-        limit = self._max_bytes if head.status == 200 else _MAX_ERROR_BYTES
-        if head.content_length > limit:
-            raise MalformedInputError(
-                f"answer content-length: got {head.content_length}, want at most "
-                f"{limit} bytes"
-            )
-        if head.status != 200:
-            return self._refusal.feed
-        if head.content_type != self._content_type:
-            raise MalformedInputError(
-                f"answer content-type: got {head.content_type!r:.100}, "
-                f"want {self._content_type}"
-            )
-        self._reader = self._make(head.content_length)
-        return self._reader.feed
-
-    def result(self) -> _R:
-        """Return the reader that took in the body.
-
-        Raises:
-            UnknownSessionError: The replica does not hold the session.
-            UnavailableError: The replica refused.
-        """
-        if self._reader is None:
-            raise _refusal(self._status, self._refusal.result())
-        return self._reader
-
-
-def _refusal(status: int, said: bytes) -> SecureError:
-    message = f"replica refused: {status} {said!r:.300}"
-    if status == 401 and f'"code":"{UNKNOWN_SESSION}"'.encode() in said:
-        return UnknownSessionError(message)
-    return UnavailableError(message)
-
-
-class SealedAnswer:
-    """Bounds the answer to a sealed exchange by its head, and opens it.
-
-    Args:
-        call: That it answers.
-        max_bytes: Cap on the message in it.
-        make: From the message's length to its reader.
-    """
-
-    def __init__(
-        self, call: SealedCall, max_bytes: int, make: Callable[[int], ResponseReader]
-    ) -> None:
-        self._call = call
-        self._max_bytes = max_bytes
-        self._make = make
-        self._status = 0
-        self._refusal = Whole(0)
-        self._opener: AnswerOpener | None = None
-        self._reader: ResponseReader | None = None
-
-    def on_head(self, head: Head) -> Callable[[memoryview], None]:
-        """Return what takes in the body.
-
-        Raises:
-            MalformedInputError: Another type, or over the cap.
-        """
-        self._status = head.status
-        limit = self._max_bytes if head.status == 200 else _MAX_ERROR_BYTES
-        if head.content_length > sealed_cap(limit):
-            raise MalformedInputError(
-                f"answer content-length: got {head.content_length}, want at most "
-                f"{sealed_cap(limit)} bytes"
-            )
-        if head.content_type == SEALED_TYPE:
-            opener = self._call.open(head.status, head.content_length, self._begin)
-            self._opener = opener
-            return opener.feed
-        # Whoever stands between may refuse in the clear; nobody answers so.
-        if head.status == 200 or head.content_length > _MAX_ERROR_BYTES:
-            raise MalformedInputError(
-                f"answer content-type: got {head.content_type!r:.100}, "
-                f"want {SEALED_TYPE}"
-            )
-        return self._refusal.feed
-
-    def _begin(self, length: int) -> Feed:
-        if self._status != 200:
-            return self._refusal
-        self._reader = self._make(length)
-        return self._reader
-
-    def result(self) -> ResponseReader:
-        """Return the reader that took in the message.
-
-        Raises:
-            UnknownSessionError: The replica does not hold the session.
-            UnavailableError: The replica refused.
-            MalformedInputError: The message ended early.
-        """
-        if self._opener is not None:
-            self._opener.finish()
-        if self._reader is None:
-            raise _refusal(self._status, self._refusal.result())
-        return self._reader
 
 
 class LocalChannel:
@@ -377,15 +280,54 @@ class LocalChannel:
         session: Session | None,
     ) -> Received:
         """Hand the bytes of an exchange to the runner and read its answer's."""
-        head = exchange.encode() + outgoing.layout.header
-        pieces: Iterator[bytes | memoryview] = chain((head,), outgoing.data())
-        lengths = (len(head), *outgoing.data_lengths())
-        make = partial(ResponseReader, specs=specs, salts=exchange.output_salts)
+        read = expected_response(exchange, specs, 0).read
+        message = Message.infer(exchange, outgoing)
         if session is None:
-            return Received(*(await self._plain(pieces, sum(lengths), make)).result())
-        call = _sealed_call(exchange, session)
-        body = call.seal(pieces, lengths)
-        request = SealedExchange(self._core, body.length)
+            return Received(*(await self._plain(message, read)).result())
+        reader = await self._sealed(exchange, message, read, session)
+        return Received(*reader.result())
+
+    async def commit(
+        self, exchange: Exchange, outgoing: Outgoing, session: Session | None
+    ) -> Any:
+        """Hand the bytes of an exchange to the runner and read its commitment."""
+        message = Message.infer(exchange, outgoing)
+        if session is None:
+            return parse_commitment(await self._plain(message, Whole))
+        return parse_commitment(await self._sealed(exchange, message, Whole, session))
+
+    async def reveal(
+        self,
+        exchange: Exchange,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
+    ) -> Received:
+        """Ask the runner for what it committed to."""
+        read = expected_response(exchange, specs, 0).read
+        if session is not None:
+            message = Message.reveal(exchange)
+            reader = await self._sealed(exchange, message, read, session)
+            return Received(*reader.result())
+        try:
+            self._core.require_plain()
+            answer = self._core.reveal(exchange.exchange_id)
+        except SecureError as error:
+            raise UnavailableError(f"replica refused: {error}") from error
+        return Received(*_fed(answer, read).result())
+
+    async def _sealed(
+        self,
+        exchange: Exchange,
+        message: Message,
+        read: Callable[[int], _R],
+        session: Session,
+    ) -> _R:
+        call = message.call(exchange, session)
+        body = call.seal(message.pieces, message.lengths)
+        taken: type[SealedExchange | SealedReveal] = (
+            SealedReveal if message.operation == REVEAL else SealedExchange
+        )
+        request: Sealed = taken(self._core, body.length)
         try:
             for piece in body.pieces:
                 request.feed(piece)
@@ -394,29 +336,24 @@ class LocalChannel:
             raise
         except SecureError as error:
             raise UnavailableError(f"replica refused: {error}") from error
-        readers: list[ResponseReader] = []
+        readers: list[_R] = []
 
-        def begin(length: int) -> ResponseReader:
+        def begin(length: int) -> _R:
             """Read what is inside as over HTTP."""
-            readers.append(make(length))
+            readers.append(read(length))
             return readers[0]
 
         opener = call.open(200, answer.length, begin)
         for sealed in answer.pieces:
             opener.feed(sealed)
         opener.finish()
-        return Received(*readers[0].result())
+        return readers[0]
 
-    async def _plain(
-        self,
-        pieces: Iterator[bytes | memoryview],
-        length: int,
-        make: Callable[[int], ResponseReader],
-    ) -> ResponseReader:
-        request = RequestReader(length, self._core.admit)
+    async def _plain(self, message: Message, read: Callable[[int], _R]) -> _R:
+        request = RequestReader(sum(message.lengths), self._core.admit)
         try:
             self._core.require_plain()
-            for piece in pieces:
+            for piece in message.pieces:
                 request.feed(piece)
             exchange, tensors, commitments = request.result()
             answer = await self._core.answer(
@@ -427,10 +364,7 @@ class LocalChannel:
             )
         except SecureError as error:
             raise UnavailableError(f"replica refused: {error}") from error
-        response = make(answer.content_length)
-        for piece in answer.pieces:
-            response.feed(piece)
-        return response
+        return _fed(answer, read)
 
     async def hello(self, message: Document) -> Any:
         """Ask the runner of this process."""
@@ -445,3 +379,10 @@ class LocalChannel:
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
+
+
+def _fed(answer: Answer, read: Callable[[int], _R]) -> _R:
+    reader = read(answer.content_length)
+    for piece in answer.pieces:
+        reader.feed(memoryview(piece))
+    return reader

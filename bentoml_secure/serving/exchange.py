@@ -3,17 +3,27 @@
     request    u32 big-endian length, metadata (JSON), tensors-v1
     response   u32 big-endian length of the statement, tensors-v1, statement (JSON)
 
-Both have a content-length. The receiver checks each length before it allocates, and
+Where replicas commit before they reveal, the answer to that request is a commitment
+alone, and a second exchange brings the response:
+
+    commitment   DSSE envelope (JSON)
+    reveal       {"version", "exchange_id": of the first exchange}
+    response     as above, with {"nonce", "statement"} in the statement's place
+
+All have a content-length. The receiver checks each length before it allocates, and
 each tensor's name, dtype and shape against the plan as soon as the header is there;
 it commits to the tensors while their bytes arrive.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from bentoml_secure.consensus.commit_reveal import OPENING_BYTES, Task
 from bentoml_secure.digest import (
     JSON,
     NONCE_BYTES,
@@ -24,6 +34,7 @@ from bentoml_secure.digest import (
     parse_digest,
     parse_hex,
     parse_json,
+    require_fields,
 )
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.statements import EXCHANGE_ID_BYTES
@@ -38,7 +49,13 @@ from bentoml_secure.tensors import (
 
 REQUEST_TYPE = "application/vnd.bentoml-secure.exchange.v1"
 RESPONSE_TYPE = "application/vnd.bentoml-secure.answer.v1"
+COMMITTED_TYPE = "application/vnd.bentoml-secure.commitment.v1+json"
+REVEAL_TYPE = "application/vnd.bentoml-secure.reveal.v1+json"
 MAX_METADATA_BYTES = 128 * 1024
+MAX_COMMITTED_BYTES = 8192
+"""Of the JSON around a commitment: at most 4096 bytes, in base64, and a signature."""
+
+MAX_REVEAL_BYTES = 256
 MAX_STATEMENT_BYTES = 768 * 1024
 CHUNK_BYTES = 256 * 1024
 LENGTH = struct.Struct(">I")
@@ -59,6 +76,8 @@ class Exchange:
         output_salts: 32 secret bytes per output tensor.
         key_document: Of the runner, as the entry knows it: its keys are to sign. None
             where a session says so, or for the one that was shown last.
+        commit: Whether to answer with a commitment, and to hold the answer until it
+            is asked to be revealed.
     """
 
     request_id: str
@@ -70,6 +89,12 @@ class Exchange:
     input_salts: Mapping[str, bytes]
     output_salts: Mapping[str, bytes]
     key_document: Digest | None = None
+    commit: bool = False
+
+    @property
+    def task(self) -> Task:
+        """What a commitment to its answer is about."""
+        return Task(**{name: getattr(self, name) for name in Task.__slots__})
 
     def encode(self) -> bytes:
         """Return the length-prefixed metadata."""
@@ -85,6 +110,7 @@ class Exchange:
                 "input_salts": {n: s.hex() for n, s in self.input_salts.items()},
                 "output_salts": {n: s.hex() for n, s in self.output_salts.items()},
                 "key_document": self.key_document,
+                "commit": self.commit,
             }
         )
         return LENGTH.pack(len(metadata)) + metadata
@@ -114,6 +140,8 @@ class Exchange:
         signer = document["key_document"]
         if signer is not None:
             signer = parse_digest(signer, what="exchange key_document", algorithm=JSON)
+        if not isinstance(document["commit"], bool):
+            raise MalformedInputError("exchange commit: want true or false")
         return cls(
             request_id=document["request_id"],
             nonce=document["nonce"],
@@ -128,6 +156,7 @@ class Exchange:
             input_salts=_parse_salts(document["input_salts"], "input_salts"),
             output_salts=_parse_salts(document["output_salts"], "output_salts"),
             key_document=signer,
+            commit=document["commit"],
         )
 
 
@@ -140,6 +169,54 @@ def _parse_salts(document: object, name: str) -> dict[str, bytes]:
         )
         for tensor, salt in document.items()
     }
+
+
+def encode_reveal(exchange_id: str) -> bytes:
+    """Return what asks for the answer of an exchange that was committed to."""
+    return canonical_json({"version": 1, "exchange_id": exchange_id})
+
+
+def decode_reveal(data: bytes) -> str:
+    """Return the exchange id that a reveal asks for, hex.
+
+    Raises:
+        MalformedInputError: A field is missing, unknown or of another form.
+    """
+    document = parse_json(data, what="reveal", max_bytes=MAX_REVEAL_BYTES)
+    got = require_fields(document, ("version", "exchange_id"), what="reveal")
+    if got["version"] != 1 or isinstance(got["version"], bool):
+        raise MalformedInputError("reveal version: want 1")
+    asked = got["exchange_id"]
+    return parse_hex(asked, what="reveal exchange_id", length=EXCHANGE_ID_BYTES).hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What stands in a statement's place where an answer was committed to before.
+
+    Attributes:
+        nonce: The 16 bytes that open the commitment.
+        statement: The envelope's JSON, as anywhere else.
+    """
+
+    nonce: bytes
+    statement: Any
+
+    def encode(self) -> bytes:
+        """Return its JSON."""
+        document = {"nonce": self.nonce.hex(), "statement": self.statement}
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, document: object) -> Opening:
+        """Parse it; the statement is left to who verifies it.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = require_fields(document, cls.__slots__, what="opening")
+        nonce = parse_hex(got["nonce"], what="opening nonce", length=OPENING_BYTES)
+        return cls(nonce=nonce, statement=got["statement"])
 
 
 @dataclass(frozen=True, slots=True)

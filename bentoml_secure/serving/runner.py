@@ -7,28 +7,45 @@ What it does to an exchange, in order:
     3. the segment runs
     4. outputs are what the plan promises
     5. a statement binds request, exchange, segment, inputs and outputs to its keys
+    6. where the exchange asks for it, a commitment goes out alone; tensors, statement
+       and the nonce that opens it are held until they are asked to be revealed
 """
 
 from __future__ import annotations
 
-import json
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import anyio.to_thread
 
-from bentoml_secure.digest import TENSOR, Digest
+from bentoml_secure.consensus.commit_reveal import (
+    OPENING_BYTES,
+    Commitment,
+    commit_answer,
+    sign_commitment,
+)
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
     UnavailableError,
+    VerificationError,
 )
-from bentoml_secure.serving.exchange import CHUNK_BYTES, LENGTH, Exchange, Outgoing
+from bentoml_secure.serving.answers import (
+    Answer,
+    commit_outputs,
+    committed_answer,
+    revealed_answer,
+    stated_answer,
+)
+from bentoml_secure.serving.exchange import Exchange, Opening, Outgoing
+from bentoml_secure.serving.held import PLAIN, Held, HeldAnswers
 from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.session.keys import Session
 from bentoml_secure.session.responders import Responder
+from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import Statement, format_time, sign_statement, utc_now
 from bentoml_secure.tensors import (
@@ -40,55 +57,9 @@ from bentoml_secure.tensors import (
 )
 
 RunSegment = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-SignOutputs = Callable[[Mapping[str, Digest]], bytes]
 
 # A thread costs about 0.1 ms; below this a run is cheaper on the event loop.
 _INLINE_SECONDS = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A run's outputs, ready to be sent once.
-
-    Attributes:
-        lengths: Of the pieces, known before they are made.
-        pieces: The body; commitments are made while it goes out.
-    """
-
-    lengths: tuple[int, ...]
-    pieces: Iterator[bytes | memoryview]
-
-    @property
-    def content_length(self) -> int:
-        """Bytes of the whole body."""
-        return sum(self.lengths)
-
-
-def _whole(
-    outgoing: Outgoing, commitments: TensorCommitments, sign: SignOutputs
-) -> Answer:
-    tensors = b"".join([outgoing.layout.header, *outgoing.committed_data(commitments)])
-    statement = sign(commitments.result())
-    body = b"".join([LENGTH.pack(len(statement)), tensors, statement])
-    return Answer((len(body),), iter((body,)))
-
-
-def _streamed(
-    outgoing: Outgoing, commitments: TensorCommitments, sign: SignOutputs
-) -> Answer:
-    # The length goes out before the commitments exist. Every field of a statement
-    # has a fixed width, so one over placeholders has the length of the real one.
-    placeholder = Digest(f"{TENSOR}:{'0' * 64}")
-    entries = outgoing.layout.entries
-    statement_bytes = len(sign({entry.name: placeholder for entry in entries}))
-
-    def pieces() -> Iterator[bytes | memoryview]:
-        yield LENGTH.pack(statement_bytes) + outgoing.layout.header
-        yield from outgoing.committed_data(commitments)
-        yield sign(commitments.result())
-
-    head = LENGTH.size + len(outgoing.layout.header)
-    return Answer((head, *outgoing.data_lengths(), statement_bytes), pieces())
 
 
 class RunnerCore:
@@ -101,6 +72,8 @@ class RunnerCore:
         identity: The process's keys and attester.
         responder: Its sessions.
         allows_plain: Whether a scenario of the deployment lets exchanges be unsealed.
+        held: Room for answers that are committed to before they are revealed; None
+            where no scenario of the deployment asks for that.
         clock: For the statement's times.
     """
 
@@ -113,10 +86,12 @@ class RunnerCore:
         responder: Responder,
         *,
         allows_plain: bool,
+        held: HeldAnswers | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.identity = identity
         self.responder = responder
+        self._held = held
         self._allows_plain = allows_plain
         self._segment = segment
         self._plan_digest = plan_digest
@@ -189,6 +164,7 @@ class RunnerCore:
         tensors: Mapping[str, Array],
         commitments: Mapping[str, Digest],
         keys: Callable[[], Keys],
+        owner: bytes = PLAIN,
     ) -> Answer:
         """Run the segment on admitted tensors and prepare the signed answer.
 
@@ -197,10 +173,18 @@ class RunnerCore:
             tensors: Of the promised names, dtypes and shapes.
             commitments: Of those tensors.
             keys: Returns what to sign with, or refuses; asked after the run.
+            owner: Id of the session that asks: an answer that is committed to is
+                revealed to no other.
+
+        Returns:
+            The answer; where the exchange asks for a commitment, that alone.
 
         Raises:
-            SecureError: Values that the plan refuses, or the run failed.
+            SecureError: Values that the plan refuses, the run failed, or there is no
+                room for an answer to be revealed later.
         """
+        if exchange.commit:
+            self._room().require_room()
         started_at = format_time(self._clock())
         require_values(tensors, self._segment.inputs)
         outputs = await self._timed_run(tensors)
@@ -208,13 +192,22 @@ class RunnerCore:
         outgoing = Outgoing.of(outputs)
         signing = keys()
 
-        def sign(made: Mapping[str, Digest]) -> bytes:
+        def sign(made: Mapping[str, Digest]) -> Envelope:
             """Return the signed statement over these outputs."""
             return self._statement(exchange, commitments, made, started_at, signing)
 
-        prepare = _whole if outgoing.total_bytes <= CHUNK_BYTES else _streamed
         salted = TensorCommitments(outgoing.layout, exchange.output_salts)
-        return prepare(outgoing, salted, sign)
+        if exchange.commit:
+            made = await commit_outputs(outgoing, salted)
+            opening = Opening(
+                nonce=secrets.token_bytes(OPENING_BYTES), statement=sign(made).to_json()
+            )
+            held = Held(
+                exchange=exchange, outgoing=outgoing, opening=opening, keys=keys
+            )
+            self._room().hold(owner, held)
+            return self._commitment(exchange, made, opening.nonce, signing)
+        return stated_answer(outgoing, salted, sign)
 
     async def _timed_run(self, tensors: Mapping[str, Array]) -> Mapping[str, Array]:
         loop_time = time.perf_counter()
@@ -232,7 +225,7 @@ class RunnerCore:
         outputs: Mapping[str, Digest],
         started_at: str,
         keys: Keys,
-    ) -> bytes:
+    ) -> Envelope:
         statement = Statement(
             request_id=exchange.request_id,
             nonce=exchange.nonce,
@@ -246,5 +239,50 @@ class RunnerCore:
             started_at=started_at,
             ended_at=format_time(self._clock()),
         )
-        envelope = sign_statement(keys.signing, statement)
-        return json.dumps(envelope.to_json(), separators=(",", ":")).encode()
+        return sign_statement(keys.signing, statement)
+
+    def _room(self) -> HeldAnswers:
+        if self._held is None:
+            raise ConfigurationError(
+                "exchange: asks for a commitment; no scenario of this deployment does.",
+                remedy="Set commit_reveal = true in the scenario, on all sides.",
+            )
+        return self._held
+
+    def _commitment(
+        self,
+        exchange: Exchange,
+        outputs: Mapping[str, Digest],
+        nonce: bytes,
+        keys: Keys,
+    ) -> Answer:
+        task, replica = exchange.task, keys.document.service
+        commitment = Commitment(
+            task=task,
+            key_document=keys.digest,
+            commitment=commit_answer(task, replica, outputs, nonce),
+        )
+        return committed_answer(sign_commitment(keys.signing, commitment))
+
+    def reveal(
+        self, exchange_id: str, *, owner: bytes = PLAIN, request_id: str | None = None
+    ) -> Answer:
+        """Return an answer that was committed to: tensors, statement, opening.
+
+        Args:
+            exchange_id: Of the exchange that was answered with a commitment.
+            owner: Id of the session that asks, or ``PLAIN``.
+            request_id: That the reveal was sealed under; None where it was not.
+
+        Raises:
+            VerificationError: None is held for that session, or for that request.
+            UnavailableError: Evidence aged out meanwhile.
+            ConfigurationError: No scenario of the deployment asks for commitments.
+        """
+        held = self._room().take(owner, exchange_id)
+        if request_id not in (None, held.exchange.request_id):
+            raise VerificationError(
+                f"reveal request_id: got {request_id}, want that of the exchange"
+            )
+        held.keys()
+        return revealed_answer(held.outgoing, held.opening)

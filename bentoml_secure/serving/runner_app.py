@@ -1,6 +1,7 @@
 """A runner's door: an explicit list of paths, and nothing else is answered.
 
     POST /bsec/v1/infer            one exchange (readers.py), sealed
+    POST /bsec/v1/reveal           the answer of one that was committed to, sealed
     POST /bsec/v1/session/hello    messages (a) and (b) of a handshake
     POST /bsec/v1/session/finish   messages (c) and (d)
     POST /bsec/v1/attest           key document and evidence over the caller's nonce
@@ -38,16 +39,26 @@ from bentoml_secure.serving.asgi import (
     describe,
     header,
     read_body,
+    receive_body,
     receive_json,
     send_json,
     send_pieces,
 )
 from bentoml_secure.serving.budget import ByteBudget
-from bentoml_secure.serving.exchange import REQUEST_TYPE, RESPONSE_TYPE
+from bentoml_secure.serving.exchange import (
+    COMMITTED_TYPE,
+    MAX_REVEAL_BYTES,
+    REQUEST_TYPE,
+    RESPONSE_TYPE,
+    REVEAL_TYPE,
+    decode_reveal,
+)
 from bentoml_secure.serving.readers import RequestReader
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.sealed import (
+    Sealed,
     SealedExchange,
+    SealedReveal,
     sealed_refusal,
     send_sealed,
 )
@@ -98,6 +109,8 @@ class RunnerDoor:
     ) -> None:
         if route == ("POST", f"{PREFIX}/infer"):
             await self._infer(scope, receive, send)
+        elif route == ("POST", f"{PREFIX}/reveal"):
+            await self._reveal(scope, receive, send)
         elif route == ("POST", f"{PREFIX}/attest"):
             responder = self._core().responder
             nonce = await receive_nonce(receive)
@@ -119,7 +132,7 @@ class RunnerDoor:
                 headers, max_bytes=sealed_cap(self._max_message_bytes)
             )
             async with self._budget.hold(length):
-                await self._sealed_exchange(core, length, receive, send)
+                await self._sealed(SealedExchange(core, length), receive, send)
         elif content_type == REQUEST_TYPE:
             core.require_plain()
             length = content_length(headers, max_bytes=self._max_message_bytes)
@@ -137,14 +150,27 @@ class RunnerDoor:
         answer = await core.answer(
             exchange, tensors, commitments, lambda: core.require_plain(exchange)
         )
+        made = COMMITTED_TYPE if exchange.commit else RESPONSE_TYPE
+        await send_pieces(send, 200, made, answer.content_length, answer.pieces)
+
+    async def _reveal(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        content_type = header(headers, b"content-type")
+        core = self._core()
+        if content_type == SEALED_TYPE:
+            length = content_length(headers, max_bytes=sealed_cap(MAX_REVEAL_BYTES))
+            await self._sealed(SealedReveal(core, length), receive, send)
+            return
+        if content_type != REVEAL_TYPE:
+            raise MalformedInputError(f"content-type: want {SEALED_TYPE}")
+        core.require_plain()
+        message = await receive_body(receive, max_bytes=MAX_REVEAL_BYTES)
+        answer = core.reveal(decode_reveal(message))
         await send_pieces(
             send, 200, RESPONSE_TYPE, answer.content_length, answer.pieces
         )
 
-    async def _sealed_exchange(
-        self, core: RunnerCore, length: int, receive: Receive, send: Send
-    ) -> None:
-        sealed = SealedExchange(core, length)
+    async def _sealed(self, sealed: Sealed, receive: Receive, send: Send) -> None:
         try:
             await self._read(sealed.feed, receive)
             body = await sealed.answer()
