@@ -17,6 +17,17 @@ from bentoml_secure.tensors import Array
 _HERE = "bentoml_secure.consensus.rules"
 RULES = {
     "exact": f"{_HERE}.exact:Exact",
+    "fingerprint": f"{_HERE}.fingerprint:LargestActivations",
+    "jensen_shannon_of_logits": f"{_HERE}.distribution:JensenShannonOfLogits",
+    "jensen_shannon_of_probabilities": (
+        f"{_HERE}.distribution:JensenShannonOfProbabilities"
+    ),
+    "token_agreement": f"{_HERE}.token_agreement:TokenAgreement",
+    "top_5": f"{_HERE}.top_k:TopFive",
+    "total_variation_of_logits": f"{_HERE}.distribution:TotalVariationOfLogits",
+    "total_variation_of_probabilities": (
+        f"{_HERE}.distribution:TotalVariationOfProbabilities"
+    ),
     "within_tolerance": f"{_HERE}.within_tolerance:WithinTolerance",
 }
 GROUP = "bentoml_secure.consensus_rules"

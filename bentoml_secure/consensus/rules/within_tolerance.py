@@ -20,10 +20,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bentoml_secure.consensus.rules.pairing import (
+    CHUNK_ELEMENTS,
+    Pair,
+    comparable,
+    root_mean_square,
+)
 from bentoml_secure.tensors import Array
-
-CHUNK_ELEMENTS = 1 << 15
-"""Pieces of 256 KiB in float64, which stay in the cache, however large the tensors."""
 
 
 class WithinTolerance:
@@ -35,51 +38,20 @@ class WithinTolerance:
         None where names, dtypes or shapes differ, anything is NaN or infinite, tensors
         that are not floating point differ, or only one of two tensors is all zero.
         """
-        if a.keys() != b.keys():
+        pairs = comparable(a, b)
+        if pairs is None:
             return None
-        largest = 0.0
-        for name in a:
-            distance = _distance(a[name], b[name])
-            if distance is None:
-                return None
-            largest = max(largest, distance)
-        return largest
+        distance = max(map(_distance, pairs), default=0.0)
+        # Opposite float64 extremes overflow, and so does a division by next to nothing.
+        return distance if math.isfinite(distance) else None
 
 
-def _distance(a: Array, b: Array) -> float | None:
-    if a.dtype.name != b.dtype.name or a.shape != b.shape:
-        return None
-    if a.dtype.kind != "f":
-        return 0.0 if np.array_equal(a, b) else None
-    if not a.size:
-        return 0.0
-    scale_a, scale_b = _root_mean_square(a), _root_mean_square(b)
-    if scale_a is None or scale_b is None:
-        return None
-    deviation = _largest_deviation(a, b)
+def _distance(pair: Pair) -> float:
+    deviation = _largest_deviation(*pair)
     if deviation == 0:
         return 0.0
-    scale = min(scale_a, scale_b)
-    distance = deviation / scale if scale else math.inf
-    # Opposite float64 extremes overflow, and so does a division by next to nothing.
-    return distance if math.isfinite(distance) else None
-
-
-def _root_mean_square(array: Array) -> float | None:
-    peak = max(abs(float(array.max())), abs(float(array.min())))
-    if not math.isfinite(peak):
-        return None
-    # Squares of float64 may overflow or vanish; those of the others cannot.
-    unit = peak if array.dtype.itemsize == 8 and peak else 1.0
-    flat = array.reshape(-1)
-    squares = 0.0
-    for start in range(0, flat.size, CHUNK_ELEMENTS):
-        chunk = flat[start : start + CHUNK_ELEMENTS].astype(np.float64)
-        chunk /= unit
-        # Not a dot product: BLAS would wake threads for it, which wait for one another
-        # for hundreds of milliseconds where the processors are busy serving.
-        squares += float(np.square(chunk, out=chunk).sum())
-    return unit * math.sqrt(squares / flat.size)
+    scale = min(map(root_mean_square, pair))
+    return deviation / scale if scale else math.inf
 
 
 def _largest_deviation(a: Array, b: Array) -> float:
