@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from itertools import pairwise
@@ -97,8 +97,8 @@ def draw_order(
 ) -> tuple[str, ...]:
     """Return every candidate in the order in which they are asked.
 
-    The first are the committee, those after them its spares. The order of
-    ``candidates`` does not matter.
+    Seats go to the first of them (``seating.py``). The order of ``candidates`` does
+    not matter.
 
     Args:
         seed: Of ``seed``, 32 bytes.
@@ -150,64 +150,6 @@ def candidate_faults(candidates: Sequence[Candidate]) -> list[Finding]:
         if count > 1
     ]
     return faults
-
-
-def seated(
-    order: Sequence[str], *, seats: int, skipped: Collection[str] = ()
-) -> tuple[str, ...]:
-    """Return the committee: the first of an order that are not skipped.
-
-    Args:
-        order: Of ``draw_order``.
-        seats: How many.
-        skipped: Whose seats go to those after them.
-
-    Raises:
-        ConfigurationError: Fewer replicas are left than there are seats.
-    """
-    left = [name for name in order if name not in skipped]
-    if not 0 < seats <= len(left):
-        raise ConfigurationError(
-            f"committee: got {seats} seats and {len(left)} replicas that are not "
-            "skipped, want 1 seat or more, and a replica for each."
-        )
-    return tuple(left[:seats])
-
-
-def seat_faults(
-    order: Sequence[str],
-    committee: Sequence[str],
-    skipped: Sequence[str],
-    *,
-    spares: int,
-) -> list[Finding]:
-    """Return why a committee is not what an order and its skips make, if it is not.
-
-    Args:
-        order: Of ``draw_order``, repeated by who asks.
-        committee: Who was asked, in the order of asking; asserted.
-        skipped: Who was drawn and passed over, in any order; asserted.
-        spares: How many may be passed over.
-    """
-    faults = []
-    if len(skipped) > spares:
-        faults.append(Finding("skips", str(len(skipped)), f"at most {spares}"))
-    if len(set(skipped)) != len(skipped):
-        faults.append(Finding("skips", "a replica twice", "each replica once"))
-    left = [name for name in order if name not in skipped]
-    want = left[: len(committee)]
-    if not committee or list(committee) != want:
-        faults.append(Finding("committee", _listed(committee), f"{_listed(want)}"))
-        return faults
-    # Whom nobody would have asked needs no excuse: a second account of one committee.
-    reached = set(order[: order.index(committee[-1])])
-    if idle := sorted(set(skipped) - reached):
-        faults.append(Finding("skips", _listed(idle), "only who stood before a seat"))
-    return faults
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)[:200] or "nobody"
 
 
 def _lot(seed: bytes, task: bytes, replica: str) -> int:

@@ -10,8 +10,6 @@ from bentoml_secure.consensus.committee import (
     _exact_key,
     _lot,
     draw_order,
-    seat_faults,
-    seated,
 )
 
 SEEDS = st.binary(min_size=32, max_size=32)
@@ -48,19 +46,3 @@ def test_who_leaves_does_not_move_the_others(
     if rest:
         left = draw_order(seed, rest, infer_index=0, segment_index=0)
         assert left == tuple(name for name in order if name != gone)
-
-
-@given(SEEDS, WEIGHED, st.data())
-def test_skips_and_committee_describe_each_other(
-    seed: bytes, weighed: dict[str, float], data: st.DataObject
-) -> None:
-    order = draw_order(seed, candidates(weighed), infer_index=0, segment_index=0)
-    committee = data.draw(st.lists(st.sampled_from(order), min_size=1, unique=True))
-    committee.sort(key=order.index)
-    before = order[: order.index(committee[-1])]
-    skipped = [name for name in before if name not in committee]
-    assert seated(order, seats=len(committee), skipped=skipped) == tuple(committee)
-    assert seat_faults(order, committee, skipped, spares=len(skipped)) == []
-    for name in skipped:
-        fewer = [other for other in skipped if other != name]
-        assert seat_faults(order, committee, fewer, spares=len(order))

@@ -19,8 +19,6 @@ from bentoml_secure.consensus.committee import (
     Candidate,
     candidate_faults,
     draw_order,
-    seat_faults,
-    seated,
     seed,
 )
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
@@ -29,7 +27,6 @@ VECTORS = json.loads(
     (Path(__file__).parents[3] / "docs" / "committee-vectors.json").read_text()
 )
 SEED = seed(b"r" * 32, b"n" * 32, b"i" * 16)
-ORDER = ("c", "a", "e", "b", "d")
 
 
 def candidates(**weights: float) -> list[Candidate]:
@@ -212,39 +209,3 @@ def test_a_seed_has_parts_of_fixed_size(
 ) -> None:
     with pytest.raises(MalformedInputError, match=said):
         seed(*map(bytes, lengths))
-
-
-def test_a_skipped_seat_goes_to_the_next() -> None:
-    assert seated(ORDER, seats=3) == ("c", "a", "e")
-    assert seated(ORDER, seats=3, skipped=["a"]) == ("c", "e", "b")
-    assert seated(ORDER, seats=3, skipped=["d"]) == ("c", "a", "e")
-    for seats, skipped in ((0, []), (6, []), (5, ["a"])):
-        with pytest.raises(ConfigurationError, match=f"got {seats} seats"):
-            seated(ORDER, seats=seats, skipped=skipped)
-
-
-@pytest.mark.parametrize(
-    ("asked", "skipped", "finding"),
-    [
-        ("cae", "", None),
-        ("ceb", "a", None),
-        ("ebd", "ca", None),
-        ("ebd", "aa", "skips"),
-        ("bd", "cae", "skips"),
-        ("cea", "", "committee"),
-        ("ca", "c", "committee"),
-        ("cb", "a", "committee"),
-        ("", "", "committee"),
-        ("cx", "", "committee"),
-        ("cab", "", "committee"),
-        ("cae", "b", "skips"),
-        ("cae", "x", "skips"),
-        ("cc", "", "committee"),
-    ],
-)
-def test_a_committee_is_what_order_and_skips_make(
-    asked: str, skipped: str, finding: str | None
-) -> None:
-    faults = seat_faults(ORDER, list(asked), list(skipped), spares=2)
-    found = [fault.field for fault in faults]
-    assert (finding in found) if finding else (found == [])
