@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bentoml_secure.cli.outcome import plain
+from bentoml_secure.cli.measuring_guests import sev_snp, tdx
 from bentoml_secure.cli.parameters import FILE, read
+from bentoml_secure.cli.policy_output import opened, write_policy
 from bentoml_secure.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MAX_AGE_SECONDS = 300
-_CHUNK_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 60
-_NOT_MEASURED = (
-    "Plan, package and configuration are not among these values: they stand in the key"
-    " document that evidence covers, and a trust file lists them."
-)
 
 
 @click.group()
@@ -69,7 +63,7 @@ def _more_than_measured(key: str, spelled: str, help_text: str) -> Callable[[F],
     multiple=True,
     help="PCR or RTMR to demand; repeatable.  [default: each that the log extends]",
 )
-@_more_than_measured("mr-td", "HEX", "Of tdx, where no log tells it: MRTD.")
+@_more_than_measured("mr-td", "HEX", "Of tdx: MRTD, as `measure tdx` computes it.")
 @_more_than_measured("enrolment", "SHA256:HEX", "Of tpm: key id of an authority.")
 @click.option(
     "--ek-root",
@@ -117,7 +111,7 @@ def event_log(
     wanted = sorted(registers or replayed)
     values = {str(index): [replayed[index].hex()] for index in wanted}
     table["pcr" if kind == "tpm" else "rtmr"] = values
-    _write(kind, table, file, comments=_event_lines(log) if events else ())
+    write_policy(kind, table, file, comments=_event_lines(log) if events else ())
 
 
 def _replayed(path: Path, kind: str) -> tuple[Sequence[Event], Mapping[int, bytes]]:
@@ -161,11 +155,11 @@ def nitro(file: Path) -> None:
     """
     from bentoml_secure.attestation.measurement.eif import measure_eif
 
-    with _opened(file) as stream:
+    with opened(file) as stream:
         image = measure_eif(stream)
     pcrs = {str(index): [value.hex()] for index, value in image.pcrs.items()}
     signed = f"signed by {image.signer}" if image.signer else "not signed"
-    _write("nitro", {"pcr": pcrs}, file, comments=[signed])
+    write_policy("nitro", {"pcr": pcrs}, file, comments=[signed])
 
 
 @measure.command("sgx")
@@ -192,91 +186,13 @@ def sgx_enclave(file: Path, by_signer: bool) -> None:
         }
     else:
         table["mr_enclave"] = [enclave.mr_enclave.hex()]
-    _write("sgx", table, file)
+    write_policy("sgx", table, file)
     if enclave.debug:
         click.echo(
             "warning: this enclave runs open to a debugger only; evidence of it is"
             " refused by every policy.",
             err=True,
         )
-
-
-def _sev_features(text: str) -> int:
-    try:
-        features = int(text, 0)
-    except ValueError as error:
-        raise click.BadParameter(f"got {text!r:.60}, want a number") from error
-    if not features & 1 or not 0 < features < 1 << 64:
-        raise click.BadParameter(f"got {text:.60}, want 64 bits, bit 0 set")
-    return features
-
-
-@measure.command("sev-snp")
-@click.option("--ovmf", type=FILE, required=True, metavar="FILE", help="The firmware.")
-@click.option(
-    "--vcpus", type=click.IntRange(1, 4096), required=True, help="Virtual processors."
-)
-@click.option(
-    "--vcpu-type",
-    required=True,
-    metavar="NAME",
-    help="As given to QEMU's -cpu, such as EPYC-Milan.",
-)
-@click.option(
-    "--guest-features",
-    type=_sev_features,
-    default="0x1",
-    show_default=True,
-    help="SEV_FEATURES; bit 0 is SNP, others are the host kernel's.",
-)
-@click.option("--kernel", type=FILE, metavar="FILE", help="Booted directly by QEMU.")
-@click.option("--initrd", type=FILE, metavar="FILE", help="With --kernel.")
-@click.option("--append", metavar="TEXT", help="Its command line.")
-def sev_snp(
-    ovmf: Path,
-    vcpus: int,
-    vcpu_type: str,
-    guest_features: int,
-    kernel: Path | None,
-    initrd: Path | None,
-    append: str | None,
-) -> None:
-    """Compute the launch digest of a SEV-SNP guest under QEMU.
-
-    With --kernel, as QEMU's kernel-hashes=on puts it into the digest.
-    """
-    from bentoml_secure.attestation.measurement.ovmf import (
-        MAX_FIRMWARE_BYTES,
-        parse_firmware,
-    )
-    from bentoml_secure.attestation.measurement.snp_launch import (
-        DirectBoot,
-        launch_digest,
-    )
-    from bentoml_secure.attestation.measurement.vmsa import CPU_SIGNATURES
-
-    if kernel is None and (initrd is not None or append is not None):
-        raise click.UsageError("--initrd and --append go with --kernel")
-    if vcpu_type not in CPU_SIGNATURES:
-        raise click.UsageError(
-            f"--vcpu-type {vcpu_type!r:.60}: want one of {', '.join(CPU_SIGNATURES)}"
-        )
-    boot = None
-    if kernel is not None:
-        boot = DirectBoot(
-            kernel=_sha256(kernel),
-            initrd=hashlib.sha256().digest() if initrd is None else _sha256(initrd),
-            command_line=append or "",
-        )
-    digest = launch_digest(
-        parse_firmware(read(ovmf, what="firmware", max_bytes=MAX_FIRMWARE_BYTES)),
-        processors=vcpus,
-        cpu_signature=CPU_SIGNATURES[vcpu_type],
-        features=guest_features,
-        boot=boot,
-    )
-    shape = f"{vcpus} processors {vcpu_type}, features {guest_features:#x}"
-    _write("sev-snp", {"measurement": [digest.hex()]}, ovmf, comments=[shape])
 
 
 @measure.command()
@@ -294,49 +210,8 @@ def runtime(roots: tuple[str, ...]) -> None:
 
     digest = package_digest()
     table = {"roots": list(roots), "measurement": [digest.partition(":")[2]]}
-    _write("simulated", table, None, comments=[f"package {digest}"])
+    write_policy("simulated", table, None, comments=[f"package {digest}"])
 
 
-def _opened(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with _opened(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.digest()
-
-
-def _write(
-    kind: str,
-    table: Mapping[str, Any],
-    source: Path | None,
-    *,
-    comments: Sequence[str] | Iterator[str] = (),
-) -> None:
-    """Print a policy with one kind's table, after having read it as one."""
-    from bentoml_secure.attestation.appraisal import parse_policy
-    from bentoml_secure.receipts.toml import write_toml
-
-    text = write_toml(
-        {
-            "version": 1,
-            "max_age_seconds": MAX_AGE_SECONDS,
-            "allow": [kind],
-            kind: dict(table),
-        }
-    )
-    parse_policy(text.encode())
-    head = [] if source is None else [f"measured: {source}"]
-    for line in (*head, *comments):
-        click.echo(f"# {plain(line)}".rstrip())
-    click.echo(text, nl=False)
-    click.echo(_NOT_MEASURED, err=True)
+measure.add_command(sev_snp)
+measure.add_command(tdx)

@@ -8,6 +8,9 @@ turns one sort of image into the values that a policy of its kind lists.
     snp_launch   SEV-SNP: the launch digest of a firmware and its virtual machine
     ovmf         its firmware, as far as the launch digest needs it
     vmsa         its processors' registers at the start
+    mrtd         TDX: MRTD, of a firmware
+    tdvf         that firmware, as far as MRTD needs it
+    firmware_table    what the two sorts of firmware have in common
 
 Event logs of TPMs and TDs are replayed by ``attestation.event_log``.
 

@@ -1,7 +1,6 @@
 """OVMF firmware, as far as the launch digest of a SEV-SNP guest depends on it.
 
-The image ends at 4 GiB. A table of entries, each known by a GUID and read backwards,
-ends 32 bytes before its end; three entries matter here:
+Three entries of its table (``firmware_table``) matter here:
 
     reset block      where the processors after the first begin
     hashes table     where the hashes of kernel, initrd and command line are put
@@ -15,25 +14,24 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
+from bentoml_secure.attestation.measurement.firmware_table import (
+    FIRMWARE_END,
+    PAGE_BYTES,
+    number,
+    parse_firmware_table,
+)
 from bentoml_secure.errors import MalformedInputError
 
-PAGE_BYTES = 4096
-MAX_FIRMWARE_BYTES = 64 << 20
 MAX_PREPARED_PAGES = 1 << 18
 """1 GiB; real firmware asks for less than 200 KiB."""
 
-_END = 1 << 32
-_FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d")
 _RESET_BLOCK = uuid.UUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
 _HASHES_TABLE = uuid.UUID("7255371f-3a3b-4b04-927b-1da6efa8d454")
 _METADATA = uuid.UUID("dc886566-984a-4798-a75e-5585a7bf67cc")
 
-_ENTRY = struct.Struct("<H16s")
-_AFTER_TABLE_BYTES = 32
 _METADATA_HEAD = struct.Struct("<4sIII")
 _METADATA_ITEM = struct.Struct("<III")
 _MAX_ITEMS = 64
@@ -84,59 +82,20 @@ def parse_firmware(data: bytes) -> Firmware:
         MalformedInputError: Not whole pages, too long, no table, a table or metadata
             of another form, no SEV metadata.
     """
-    if not data or len(data) % PAGE_BYTES or len(data) > MAX_FIRMWARE_BYTES:
-        raise MalformedInputError(
-            f"firmware: got {len(data)} bytes, want whole pages of {PAGE_BYTES},"
-            f" at most {MAX_FIRMWARE_BYTES}"
-        )
-    table = _parse_table(data)
+    table = parse_firmware_table(data)
     if _METADATA not in table:
         raise MalformedInputError(
             "firmware: it has no SEV metadata; build OVMF with SEV-SNP support"
         )
-    hashes = _address(table, _HASHES_TABLE)
+    hashes = number(table, _HASHES_TABLE)
     return Firmware(
         data=data,
-        address=_END - len(data),
-        sections=_parse_metadata(data, _address(table, _METADATA) or 0),
-        reset_address=_address(table, _RESET_BLOCK),
+        address=FIRMWARE_END - len(data),
+        sections=_parse_metadata(data, number(table, _METADATA) or 0),
+        reset_address=number(table, _RESET_BLOCK),
         # Zero says that this build takes no hashes.
         hashes_address=hashes or None,
     )
-
-
-def _parse_table(data: bytes) -> Mapping[uuid.UUID, bytes]:
-    end = len(data) - _AFTER_TABLE_BYTES
-    size, guid = _ENTRY.unpack_from(data, end - _ENTRY.size)
-    if uuid.UUID(bytes_le=guid) != _FOOTER:
-        raise MalformedInputError("firmware: not OVMF, or without its table of GUIDs")
-    # The size counts the footer itself.
-    left = size - _ENTRY.size
-    start = end - size
-    if left < 0 or start < 0:
-        raise MalformedInputError(f"firmware: a table of {size} bytes")
-    table: dict[uuid.UUID, bytes] = {}
-    while left:
-        stop = start + left
-        if left < _ENTRY.size:
-            raise MalformedInputError(f"firmware: {left} bytes before its table")
-        size, guid = _ENTRY.unpack_from(data, stop - _ENTRY.size)
-        if not _ENTRY.size <= size <= left:
-            raise MalformedInputError(f"firmware: a table entry of {size} bytes")
-        name = uuid.UUID(bytes_le=guid)
-        if name in table:
-            raise MalformedInputError(f"firmware: {name} stands twice in its table")
-        table[name] = data[stop - size : stop - _ENTRY.size]
-        left -= size
-    return table
-
-
-def _address(table: Mapping[uuid.UUID, bytes], name: uuid.UUID) -> int | None:
-    if name not in table:
-        return None
-    if len(table[name]) < 4:
-        raise MalformedInputError(f"firmware: entry {name} is cut short")
-    return int.from_bytes(table[name][:4], "little")
 
 
 def _parse_metadata(data: bytes, from_end: int) -> tuple[Section, ...]:

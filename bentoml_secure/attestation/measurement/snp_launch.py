@@ -18,12 +18,8 @@ import uuid
 from dataclasses import dataclass
 from enum import IntEnum
 
-from bentoml_secure.attestation.measurement.ovmf import (
-    PAGE_BYTES,
-    Firmware,
-    Section,
-    SectionType,
-)
+from bentoml_secure.attestation.measurement.firmware_table import PAGE_BYTES
+from bentoml_secure.attestation.measurement.ovmf import Firmware, Section, SectionType
 from bentoml_secure.attestation.measurement.vmsa import RESET_VECTOR, make_vmsa
 from bentoml_secure.errors import MalformedInputError
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from bentoml_secure.attestation.measurement.firmware_table import MAX_FIRMWARE_BYTES
 from bentoml_secure.attestation.measurement.ovmf import (
-    MAX_FIRMWARE_BYTES,
     Firmware,
     SectionType,
     parse_firmware,

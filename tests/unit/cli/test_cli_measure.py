@@ -16,6 +16,7 @@ from bentoml_secure.attestation.dev_root import create_dev_root
 from bentoml_secure.attestation.event_log import LogKind, parse_event_log, replay
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.key_document import package_digest
+from bentoml_secure.attestation.measurement.mrtd import PageOrder
 from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.attestation.tees.nitro import Nitro
 from bentoml_secure.attestation.tees.sev_snp import SevSnp
@@ -35,6 +36,7 @@ from tests.unit.attestation.enclave_images import (
     sigstruct,
 )
 from tests.unit.attestation.event_logs import ccel, event, head
+from tests.unit.attestation.tdvf_images import SMALL, build_td, tdvf
 from tests.unit.attestation.test_measure_snp_launch import firmware
 from tests.unit.cli.conftest import Run
 
@@ -322,6 +324,50 @@ class TestSevSnp:
         command = ("measure", "sev-snp", "--ovmf", file(firmware()), "--vcpus", "1")
         result = run(*command, "--vcpu-type", "EPYC", "--kernel", tmp_path)
         assert result.exit_code == 2
+
+
+class TestTdx:
+    def claims(self, mr_td: bytes) -> VerifiedClaims:
+        pki = DcapPki(now=NOW)
+
+        def set_measurement(body: bytearray) -> None:
+            body[136:184] = mr_td
+
+        quote = pki.tdx_quote(bytes(64), edit=set_measurement)
+        return Tdx(root=pki.root_digest).verify(
+            Evidence(kind="tdx", blob=quote), (pki.collateral("TDX"),), now=NOW
+        )
+
+    def test_a_trust_domain(self, run: Run, file: WriteFile) -> None:
+        image = tdvf()
+        by_page = self.claims(build_td(image, SMALL, page_by_page=True))
+        by_section = self.claims(build_td(image, SMALL, page_by_page=False))
+        result = run("measure", "tdx", "--firmware", file(image))
+        assert findings(result, by_page) == []
+        assert findings(result, by_section) == ["mr_td"]
+        assert "0xffffd000    0x3000 BFV       measured" in result.stdout
+        assert "0xffffc000    0x1000 CFV       only where it is" in result.stdout
+        assert "whatever this firmware boots" in result.stderr
+        command = ("measure", "tdx", "--firmware", file(image), "--order", "section")
+        other = run(*command)
+        assert findings(other, by_page) == ["mr_td"]
+        assert findings(other, by_section) == []
+        both = run(*command, "--order", "page", "--order", "page")
+        assert findings(both, by_page) == findings(both, by_section) == []
+        assert "# mr_td by order: section, page" in both.stdout
+
+    def test_what_is_no_firmware(self, run: Run, file: WriteFile) -> None:
+        result = run("measure", "tdx", "--firmware", file(tdvf()[4096:]))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "not its CODE half" in result.stderr
+        assert run("measure", "tdx", "--firmware", "/nowhere").exit_code == 2
+        assert run("measure", "tdx").exit_code == 2
+
+    def test_every_order_can_be_asked_for(self, run: Run, file: WriteFile) -> None:
+        command = ("measure", "tdx", "--firmware", file(tdvf()))
+        for order in PageOrder:
+            assert run(*command, "--order", order).exit_code == 0
+        assert run(*command, "--order", "backwards").exit_code == 2
 
 
 def test_this_release_under_a_development_root(run: Run, tmp_path: Path) -> None:
