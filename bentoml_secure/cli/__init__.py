@@ -9,8 +9,8 @@ imported here but click and the error tree: each command imports its room when i
     deployment   dev-root, trust
     endorsing    endorsements fetch
     measuring    measure event-log, nitro, sgx, runtime
-    measuring_guests  measure sev-snp, tdx
-    policy_output  the policies that these write
+    guests       measure sev-snp, tdx
+    policies     the policies that these write
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bentoml_secure.cli.measuring_guests import sev_snp, tdx
+from bentoml_secure.cli.guests import sev_snp, tdx
 from bentoml_secure.cli.parameters import FILE, read
-from bentoml_secure.cli.policy_output import opened, write_policy
+from bentoml_secure.cli.policies import opened, write_policy
 from bentoml_secure.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bentoml_secure.cli.parameters import FILE, read
-from bentoml_secure.cli.policy_output import opened, write_policy
+from bentoml_secure.cli.policies import opened, write_policy
 from bentoml_secure.errors import ConfigurationError
 
 if TYPE_CHECKING:
