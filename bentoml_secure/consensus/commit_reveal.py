@@ -43,7 +43,7 @@ from bentoml_secure.signing import (
     sign,
     verify,
 )
-from bentoml_secure.statements import EXCHANGE_ID_BYTES
+from bentoml_secure.statements import EXCHANGE_ID_BYTES, Statement
 
 COMMITMENT_TYPE = "application/vnd.bentoml-secure.commitment.v1+json"
 """Payload type of the envelope: no statement passes for a commitment, or back."""
@@ -77,6 +77,11 @@ class Task:
     infer_index: int
     exchange_id: str
     segment: Digest
+
+    @classmethod
+    def of(cls, statement: Statement) -> Task:
+        """Return what a replica was asked, as its statement says."""
+        return cls(**{name: getattr(statement, name) for name in cls.__slots__})
 
     def to_json(self) -> dict[str, Any]:
         """Return the document whose digest enters the commitment."""

@@ -2,24 +2,39 @@
 
 An answer counts if its tensors are what the plan promises, and its statement, under
 the key that the replica's evidence binds, says exactly this exchange.
+
+Where replicas commit before they reveal, there are two exchanges: the first brings a
+signed commitment, the second, once the round's barrier is open, the answer, which
+counts if it is the one that was committed to.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from bentoml_secure import metrics
+from bentoml_secure.consensus.barrier import Barrier
 from bentoml_secure.consensus.collect import Answer
+from bentoml_secure.consensus.commit_reveal import (
+    Commitment,
+    parse_commitment_envelope,
+    require_commitment,
+    require_opening,
+    verify_commitment,
+)
 from bentoml_secure.consensus.quorum import Vote
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import UnavailableError, VerificationError
+from bentoml_secure.receipts.commitments import Revealed
 from bentoml_secure.serving.channel import Received
-from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.exchange import Exchange, Opening, Outgoing
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.peers import Attested, Peer
 from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.session.keys import Session
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import (
     EXCHANGE_ID_BYTES,
@@ -29,19 +44,33 @@ from bentoml_secure.statements import (
 )
 from bentoml_secure.tensors import Array, TensorSpec, require_values
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a replica made in one exchange, verified."""
+    """What a replica made in one exchange, verified.
+
+    Attributes:
+        tensors: Its outputs, by name.
+        commitments: Of those, by name.
+        envelope: Its statement.
+        revealed: What it committed to them with, and how it opened that; None where
+            replicas do not commit.
+    """
 
     tensors: Mapping[str, Array]
     commitments: Mapping[str, Digest]
     envelope: Envelope
+    revealed: Revealed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """One segment's inputs, as every replica of its committee is asked."""
+    """One segment's inputs, as every replica of its committee is asked.
+
+    With a barrier, replicas commit to their answers before any of them is shown.
+    """
 
     context: RequestContext
     infer_index: int
@@ -50,6 +79,7 @@ class Asking:
     inputs: Mapping[str, Digest]
     outputs: Sequence[TensorSpec]
     salts: Mapping[str, bytes]
+    barrier: Barrier | None = None
 
     async def ask(self, peer: Peer, *, out: str | None) -> Answer[Made]:
         """Return one replica's verified answer.
@@ -61,30 +91,75 @@ class Asking:
         Raises:
             SecureError: It may not vote, no answer, or one that is not what was asked.
         """
-        if out is not None:
-            raise UnavailableError(out)
-        attested = self.context.pin(peer)
         try:
-            made = await self._attempts(peer, attested)
-        except VerificationError:
-            # Another key, or a session that it does not hold: it was restarted.
-            peer.renew()
-            raise
+            if out is not None:
+                raise UnavailableError(out)
+            made = await self._made(peer)
+        finally:
+            if self.barrier is not None:
+                # Whatever became of it: nobody waits for it any more.
+                self.barrier.leave(peer.name)
         vote = Vote(
             replica=peer.name, commitments=tuple(sorted(made.commitments.items()))
         )
         return Answer(vote=vote, value=made)
 
-    async def _attempts(self, peer: Peer, attested: Attested) -> Made:
+    async def _made(self, peer: Peer) -> Made:
+        attested = self.context.pin(peer)
         try:
-            return await self._attempt(peer, attested)
-        except ConnectionLostError:
-            # An idle connection that the runner closed: once more, as a new exchange.
-            return await self._attempt(peer, attested)
+            if self.barrier is None:
+                return await _twice(lambda: self._exchange(peer, attested))
+            return await self._committed(peer, attested, self.barrier)
+        except VerificationError:
+            # Another key, or a session that it does not hold: it was restarted.
+            peer.renew()
+            raise
 
-    async def _attempt(self, peer: Peer, attested: Attested) -> Made:
+    async def _exchange(self, peer: Peer, attested: Attested) -> Made:
+        exchange = self._new_exchange(peer, attested)
+        received = await peer.channel.exchange(
+            exchange, self.outgoing, self.outputs, self._session(attested)
+        )
+        return self._verified(peer, attested, exchange, received)
+
+    async def _committed(
+        self, peer: Peer, attested: Attested, barrier: Barrier
+    ) -> Made:
+        session = self._session(attested)
+
+        async def commit() -> tuple[Exchange, Envelope]:
+            """Have it answer with a commitment."""
+            exchange = self._new_exchange(peer, attested, commit=True)
+            said = await peer.channel.commit(exchange, self.outgoing, session)
+            return exchange, parse_commitment_envelope(said)
+
+        exchange, envelope = await _twice(commit)
+        label = str(peer.index)
+        with metrics.overhead("commitment"):
+            with metrics.verification("commitment", label):
+                commitment = verify_commitment(envelope, attested.key)
+                key_document = attested.party.key_document
+                require_commitment(commitment, exchange.task, key_document)
+            blind = await barrier.enter(peer.name, commitment.commitment)
+            received = await _twice(
+                lambda: peer.channel.reveal(exchange, self.outputs, session)
+            )
+        with metrics.verification("commitment", label):
+            opening = Opening.from_json(received.statement)
+            _require_opening(barrier, peer.name, commitment, received, opening)
+        received = replace(received, statement=opening.statement)
+        made = self._verified(peer, attested, exchange, received)
+        revealed = Revealed(commitment=envelope, nonce=opening.nonce, blind=blind)
+        return replace(made, revealed=revealed)
+
+    def _session(self, attested: Attested) -> Session | None:
+        return attested.session if self.context.scenario.sealed else None
+
+    def _new_exchange(
+        self, peer: Peer, attested: Attested, *, commit: bool = False
+    ) -> Exchange:
         segment = peer.segment
-        exchange = Exchange(
+        return Exchange(
             request_id=self.context.request_id.hex(),
             nonce=self.context.nonce.hex(),
             infer_index=self.infer_index,
@@ -94,11 +169,16 @@ class Asking:
             input_salts={s.name: self.salts[s.name] for s in segment.inputs},
             output_salts={s.name: self.salts[s.name] for s in segment.outputs},
             key_document=attested.party.key_document,
+            commit=commit,
         )
-        session = attested.session if self.context.scenario.sealed else None
-        received = await peer.channel.exchange(
-            exchange, self.outgoing, self.outputs, session
-        )
+
+    def _verified(
+        self,
+        peer: Peer,
+        attested: Attested,
+        exchange: Exchange,
+        received: Received,
+    ) -> Made:
         peer.require_young(attested, self.context.scenario.evidence_max_age_seconds)
         require_values(received.tensors, self.outputs)
         with metrics.verification("statement", str(peer.index)):
@@ -125,3 +205,29 @@ class Asking:
             },
         )
         return envelope
+
+
+async def _twice(attempt: Callable[[], Awaitable[_T]]) -> _T:
+    try:
+        return await attempt()
+    except ConnectionLostError:
+        # An idle connection that the runner closed: once more, as a new exchange.
+        return await attempt()
+
+
+def _require_opening(
+    barrier: Barrier,
+    replica: str,
+    commitment: Commitment,
+    received: Received,
+    opening: Opening,
+) -> None:
+    try:
+        require_opening(commitment, replica, received.commitments, opening.nonce)
+    except VerificationError as error:
+        if not (twins := barrier.twins(replica)):
+            raise
+        raise VerificationError(
+            f"commitment of {replica:.100}: the same as that of "
+            f"{', '.join(twins):.200}, and not its own: it does not open"
+        ) from error
