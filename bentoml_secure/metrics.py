@@ -80,6 +80,35 @@ def _quorum() -> Counter:
 
 
 @cache
+def _reputation() -> Gauge:
+    return Gauge(
+        "bentoml_secure_reputation",
+        "Weight of the replica's vote by its past answers, 0.01 to 2.",
+        ["segment", "replica"],
+        multiprocess_mode="livemin",
+    )
+
+
+@cache
+def _quarantined() -> Gauge:
+    return Gauge(
+        "bentoml_secure_quarantined",
+        "1 while the replica has no vote because of its past answers.",
+        ["segment", "replica"],
+        multiprocess_mode="livemax",
+    )
+
+
+@cache
+def _trials() -> Counter:
+    return Counter(
+        "bentoml_secure_trials_total",
+        "Known answers asked of replicas without a vote: agreed, dissented, absent.",
+        ["segment", "outcome"],
+    )
+
+
+@cache
 def _receipts() -> Counter:
     return Counter(
         "bentoml_secure_receipts_total",
@@ -148,6 +177,19 @@ def count_dissent(segment: str, replica: str) -> None:
 def count_quorum(segment: str, outcome: Literal["agreed", "refused"]) -> None:
     """Count one decision."""
     _quorum().labels(segment, outcome).inc()
+
+
+def set_reputation(
+    segment: str, replica: str, weight: float, *, quarantined: bool
+) -> None:
+    """Say what a replica's past answers count for."""
+    _reputation().labels(segment, replica).set(weight)
+    _quarantined().labels(segment, replica).set(1 if quarantined else 0)
+
+
+def count_trial(segment: str, outcome: str) -> None:
+    """Count one trial."""
+    _trials().labels(segment, outcome).inc()
 
 
 def count_receipt(scenario: str, state: ReceiptState) -> None:
