@@ -53,7 +53,7 @@ ONLY_IN = {
     "_bentoml_sdk": ("serving/bento_internals.py",),
     "_bentoml_impl": ("serving/bento_internals.py",),
     "bentoml_cli": (),
-    "torch": ("split/exporting.py",),
+    "torch": ("split/exporting.py", "split/runtime_torch.py", "split/torch_operators/"),
     "onnxscript": ("split/exporting.py",),
     "transformers": (),
     "ezkl": ("proofs/backends/ezkl.py",),

@@ -15,6 +15,9 @@ evidence, and that others' is judged with, see ``attestation.endorsement_folder`
 BENTOML_SECURE_BROKER     URL of the broker that releases the keys of sealed weights
 BENTOML_SECURE_KEY_LIFETIME_SECONDS   how long a process's keys are good for, 10 to
 604800; default: a day
+BENTOML_SECURE_RUNTIME    what a runner runs its segment on, of what the plan permits:
+``onnxruntime:EXTENDED`` (the default), ``onnxruntime:BASIC``,
+``onnxruntime:DISABLE_ALL`` or ``torch``
 
 Of a broker:
 
@@ -45,6 +48,7 @@ from bentoml_secure.attestation.endorsement_folder import EndorsementFolder
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.keys.http_calls import parse_url
 from bentoml_secure.session.identity import KEY_LIFETIME
+from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 
 PREFIX = "BENTOML_SECURE_"
 POLICY = "BENTOML_SECURE_POLICY"
@@ -54,6 +58,7 @@ BROKER = "BENTOML_SECURE_BROKER"
 BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
 BROKER_WRAPPING_KEY = "BENTOML_SECURE_BROKER_WRAPPING_KEY"
 KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
+RUNTIME = "BENTOML_SECURE_RUNTIME"
 _KEY_LIFETIMES = range(10, 7 * 86_400 + 1)
 
 
@@ -69,6 +74,7 @@ class Settings:
         broker: URL of the broker of sealed weights' keys, or None.
         endorsements: Beside those that the attester and others give, or None.
         key_lifetime: Of the process's keys.
+        runtime: What a runner runs its segment on.
     """
 
     attester: str
@@ -78,6 +84,7 @@ class Settings:
     broker: str | None = None
     endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
+    runtime: RuntimeChoice = DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         broker=broker,
         endorsements=EndorsementFolder.from_environment(environment),
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
+        runtime=_read_runtime(environment.get(RUNTIME)),
     )
 
 
@@ -194,6 +202,13 @@ def _read_key_lifetime(text: str | None) -> timedelta:
             f" {_KEY_LIFETIMES[0]} to {_KEY_LIFETIMES[-1]}."
         )
     return timedelta(seconds=int(text))
+
+
+def _read_runtime(text: str | None) -> RuntimeChoice:
+    try:
+        return RuntimeChoice.parse(text) if text else DEFAULT
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{RUNTIME}: {error}") from error
 
 
 def _store(environment: Mapping[str, str], service: str) -> Path:

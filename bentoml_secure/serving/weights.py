@@ -37,6 +37,7 @@ from bentoml_secure.split.runtime import (
     open_segment,
     require_runtime,
 )
+from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,25 +139,33 @@ class Weights:
             key = parse_signing_key(self.signed.signer)
             verify_model(self.folder, self.signed.signature, key)
 
-    def require_segment(self, index: int) -> None:
+    def require_segment(self, index: int, *, choice: RuntimeChoice = DEFAULT) -> None:
         """Refuse a segment that would not load, as far as that shows without its key.
+
+        Args:
+            index: Which, from 0.
+            choice: What it is to run on.
 
         Raises:
             SecureError: Wrong runtime, a missing or altered file, or no segment.
         """
         if self.sealed:
-            require_runtime(self.plan)
+            require_runtime(self.plan, choice)
             require_sealed_segment(self.folder, self.plan, index)
         else:
-            load_segment(self.folder, self.plan, index, threads=1)
+            load_segment(self.folder, self.plan, index, threads=1, choice=choice)
 
-    def load(self, index: int, *, threads: int) -> LoadedSegment:
+    def load(
+        self, index: int, *, threads: int, choice: RuntimeChoice = DEFAULT
+    ) -> LoadedSegment:
         """Load a segment of a plain folder.
 
         Raises:
             SecureError: As ``split.load_segment``.
         """
-        return load_segment(self.folder, self.plan, index, threads=threads)
+        return load_segment(
+            self.folder, self.plan, index, threads=threads, choice=choice
+        )
 
     def request(self, index: int) -> ReleaseRequest:
         """Return what to ask a broker for a segment of a sealed folder.
@@ -168,14 +177,21 @@ class Weights:
         segment = self.plan.segments[index].identity
         return ReleaseRequest(segment=segment, key_id=key_id)
 
-    def open(self, index: int, key: SegmentKey, *, threads: int) -> LoadedSegment:
+    def open(
+        self,
+        index: int,
+        key: SegmentKey,
+        *,
+        threads: int,
+        choice: RuntimeChoice = DEFAULT,
+    ) -> LoadedSegment:
         """Open a segment of a sealed folder in memory and load it.
 
         Raises:
             SecureError: As ``open_sealed_segment`` and ``split.open_segment``.
         """
         contents = open_sealed_segment(self.folder, self.plan, index, key)
-        return open_segment(self.plan, index, contents, threads=threads)
+        return open_segment(self.plan, index, contents, threads=threads, choice=choice)
 
     def harden(self) -> None:
         """Let this process not be dumped, if it will hold what others must not see.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bentoml_secure.split.plan import (
     PLAN_FILE,
+    CalibrationRecord,
     Plan,
     Runtime,
     Segment,
@@ -25,12 +26,14 @@ from bentoml_secure.split.plan import (
     parse_plan,
     read_file,
 )
+from bentoml_secure.split.runtimes import GraphLevel, PermittedRuntime, RuntimeChoice
 
 if TYPE_CHECKING:
+    from bentoml_secure.split.alterations import ALTERATIONS, alter
     from bentoml_secure.split.exporting import split_torch
+    from bentoml_secure.split.inlining import inline_segment
     from bentoml_secure.split.runtime import (
         Chain,
-        GraphLevel,
         LoadedSegment,
         load_chain,
         load_segment,
@@ -42,15 +45,21 @@ if TYPE_CHECKING:
     from bentoml_secure.split.splitting import SplitWarning, split_onnx
 
 __all__ = [
+    "ALTERATIONS",
+    "CalibrationRecord",
     "Chain",
     "GraphLevel",
     "LoadedSegment",
     "PLAN_FILE",
+    "PermittedRuntime",
     "Plan",
     "Runtime",
+    "RuntimeChoice",
     "Segment",
     "SegmentFile",
     "SplitWarning",
+    "alter",
+    "inline_segment",
     "load_chain",
     "load_plan",
     "load_segment",
@@ -65,9 +74,11 @@ __all__ = [
 ]
 
 _LATE = {
+    "ALTERATIONS": "alterations",
+    "alter": "alterations",
+    "inline_segment": "inlining",
     "SplitWarning": "splitting",
     "Chain": "runtime",
-    "GraphLevel": "runtime",
     "LoadedSegment": "runtime",
     "load_chain": "runtime",
     "load_segment": "runtime",

@@ -21,34 +21,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from bentoml_secure.digest import (
     FILE,
     JSON,
     Digest,
     digest_json,
-    is_finite_number,
     parse_digest,
     parse_json,
 )
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.split.calibration_record import CalibrationRecord
 from bentoml_secure.split.files import read_bytes, read_file, require_path
+from bentoml_secure.split.plan_fields import amount, fields, items, text
+from bentoml_secure.split.runtimes import Runtime
 from bentoml_secure.tensors import MAX_TENSORS, TensorSpec
 
 PLAN_FILE = "plan.json"
 VERSION = 1
-RUNTIME = "onnxruntime"
-GRAPH_LEVEL = "EXTENDED"
+DEFAULT_RULE = "within_tolerance"
 
 MAX_PLAN_BYTES = 8 << 20
 MAX_SEGMENTS = 256
 MAX_FILES = 64
 MAX_NAME_CHARACTERS = 512
-MAX_SPECIFIER_CHARACTERS = 200
+MAX_RULE_CHARACTERS = 60
 MODEL_INPUT = -1
 
 __all__ = [
+    "CalibrationRecord",
     "PLAN_FILE",
     "Plan",
     "Runtime",
@@ -85,8 +85,10 @@ class Segment:
         files: All that is loaded: the ONNX file and its external data.
         inputs: What it reads, under the model's own names.
         outputs: What it makes, under the model's own names.
-        tolerance: Largest distance between two honest runs' outputs, as
-            ``max|a-b| / min(rms(a), rms(b))``.
+        tolerance: Largest distance between two honest runs' outputs, in the unit of
+            the rule; of the default one, ``max|a-b| / min(rms(a), rms(b))``.
+        rule: Which rule of ``consensus.rules`` gives that distance.
+        calibration: How the tolerance was found, if it was measured.
         identity: Digest of the entry in plan.json.
     """
 
@@ -95,6 +97,8 @@ class Segment:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     tolerance: float
+    rule: str = DEFAULT_RULE
+    calibration: CalibrationRecord | None = None
     identity: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,63 +109,27 @@ class Segment:
         _unique([spec.name for spec in self.outputs], f"{self.file} outputs")
         if not self.outputs:
             raise MalformedInputError(f"{self.file} outputs: got none, want at least 1")
-        if not is_finite_number(self.tolerance) or self.tolerance < 0:
+        amount(self.tolerance, f"{self.file} tolerance")
+        if not 0 < len(self.rule) <= MAX_RULE_CHARACTERS or not self.rule.isprintable():
             raise MalformedInputError(
-                f"{self.file} tolerance: got {self.tolerance!r:.40}, want a number >= 0"
+                f"{self.file} rule: got {self.rule!r:.60}, want a rule's name"
             )
         object.__setattr__(self, "identity", digest_json(self.to_json()))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of plan.json."""
-        return {
+        """Return the entry of plan.json; what is as by default is left out."""
+        entry: dict[str, Any] = {
             "file": self.file,
             "files": [entry.to_json() for entry in self.files],
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
             "tolerance": self.tolerance,
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """What the plan was made for: versions of ONNX Runtime, graph optimisation."""
-
-    name: str = RUNTIME
-    version: str
-    graph_level: str = GRAPH_LEVEL
-
-    def __post_init__(self) -> None:
-        if self.name != RUNTIME:
-            raise MalformedInputError(
-                f"runtime name: got {self.name!r:.60}, want {RUNTIME!r}"
-            )
-        if self.graph_level != GRAPH_LEVEL:
-            raise MalformedInputError(
-                f"runtime graph_level: got {self.graph_level!r:.60}, "
-                f"want {GRAPH_LEVEL!r}"
-            )
-        if not 0 < len(self.version) <= MAX_SPECIFIER_CHARACTERS or not self.allowed:
-            raise MalformedInputError(
-                f"runtime version: got {self.version!r:.60}, want a range as in PEP 440"
-            )
-
-    @property
-    def allowed(self) -> SpecifierSet:
-        """The range of versions."""
-        try:
-            return SpecifierSet(self.version)
-        except InvalidSpecifier as error:
-            raise MalformedInputError(
-                f"runtime version: got {self.version!r:.60}, want a range as in PEP 440"
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of plan.json."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "graph_level": self.graph_level,
-        }
+        if self.rule != DEFAULT_RULE:
+            entry["rule"] = self.rule
+        if self.calibration is not None:
+            entry["calibration"] = self.calibration.to_json()
+        return entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +258,7 @@ def parse_plan(data: bytes) -> Plan:
         MalformedInputError: Not JSON, a rule broken, a field unknown or missing.
     """
     document = parse_json(data, what=PLAN_FILE, max_bytes=MAX_PLAN_BYTES)
-    top = _fields(
+    top = fields(
         document,
         {"version", "model", "inputs", "outputs", "runtime", "segments"},
         PLAN_FILE,
@@ -299,15 +267,15 @@ def parse_plan(data: bytes) -> Plan:
         raise MalformedInputError(
             f"plan version: got {top['version']!r:.40}, want {VERSION}"
         )
-    model = _fields(top["model"], {"name", "digest"}, "model")
-    segments = _list(top["segments"], "segments", MAX_SEGMENTS)
+    model = fields(top["model"], {"name", "digest"}, "model")
+    segments = items(top["segments"], "segments", MAX_SEGMENTS)
     plan = Plan(
         version=top["version"],
-        model_name=_text(model["name"], "model name"),
+        model_name=text(model["name"], "model name"),
         model_digest=parse_digest(model["digest"], what="model digest", algorithm=JSON),
         inputs=_specs(top["inputs"], "plan inputs"),
         outputs=_specs(top["outputs"], "plan outputs"),
-        runtime=_runtime(top["runtime"]),
+        runtime=Runtime.from_json(top["runtime"]),
         segments=tuple(
             _segment(entry, f"segment {index}") for index, entry in enumerate(segments)
         ),
@@ -319,49 +287,23 @@ def parse_plan(data: bytes) -> Plan:
     return plan
 
 
-def _fields(value: object, wanted: set[str], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedInputError(f"{what}: want an object")
-    if unknown := value.keys() - wanted:
-        raise MalformedInputError(f"{what}: unknown field {sorted(unknown)[0]!r:.60}")
-    if missing := wanted - value.keys():
-        raise MalformedInputError(f"{what}: field {sorted(missing)[0]!r} is missing")
-    return value
-
-
-def _list(value: object, what: str, most: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) > most:
-        raise MalformedInputError(f"{what}: want a list of at most {most}")
-    return value
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise MalformedInputError(f"{what}: got {value!r:.60}, want text")
-    return value
-
-
 def _specs(value: object, what: str) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec.from_json(entry, what=f"{what} {index}")
-        for index, entry in enumerate(_list(value, what, MAX_TENSORS))
-    )
-
-
-def _runtime(value: object) -> Runtime:
-    entry = _fields(value, {"name", "version", "graph_level"}, "runtime")
-    return Runtime(
-        name=_text(entry["name"], "runtime name"),
-        version=_text(entry["version"], "runtime version"),
-        graph_level=_text(entry["graph_level"], "runtime graph_level"),
+        for index, entry in enumerate(items(value, what, MAX_TENSORS))
     )
 
 
 def _segment(value: object, what: str) -> Segment:
-    entry = _fields(value, {"file", "files", "inputs", "outputs", "tolerance"}, what)
+    entry = fields(
+        value,
+        {"file", "files", "inputs", "outputs", "tolerance"},
+        what,
+        optional=["rule", "calibration"],
+    )
     files = []
-    for item in _list(entry["files"], f"{what} files", MAX_FILES):
-        got = _fields(item, {"path", "digest"}, f"{what} file")
+    for item in items(entry["files"], f"{what} files", MAX_FILES):
+        got = fields(item, {"path", "digest"}, f"{what} file")
         files.append(
             SegmentFile(
                 path=require_path(got["path"], what=f"{what} file"),
@@ -370,16 +312,17 @@ def _segment(value: object, what: str) -> Segment:
                 ),
             )
         )
-    if not is_finite_number(entry["tolerance"]):
-        raise MalformedInputError(
-            f"{what} tolerance: got {entry['tolerance']!r:.40}, want a number >= 0"
-        )
+    calibration = entry.get("calibration")
+    if "calibration" in entry:
+        calibration = CalibrationRecord.from_json(calibration)
     return Segment(
         file=require_path(entry["file"], what=f"{what} file"),
         files=tuple(files),
         inputs=_specs(entry["inputs"], f"{what} inputs"),
         outputs=_specs(entry["outputs"], f"{what} outputs"),
-        tolerance=entry["tolerance"],
+        tolerance=amount(entry["tolerance"], f"{what} tolerance"),
+        rule=text(entry.get("rule", DEFAULT_RULE), f"{what} rule"),
+        calibration=calibration,
     )
 
 

@@ -1,89 +1,98 @@
-"""Running segments: ONNX Runtime on the CPU, pinned to what the plan was checked on.
+"""Running segments, on the CPU and on what the plan permits: ONNX Runtime, or torch.
 
 The bytes that are hashed are the bytes that run: every file is read once, compared
-with its digest, and handed to ONNX Runtime from memory, external data included. A
-segment that names any other file is refused before ONNX Runtime sees it.
+with its digest, and handed to the runtime from memory, external data included. A
+segment that names any other file is refused before the runtime sees it.
 """
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as _native
 from packaging.version import Version
 
 from bentoml_secure import tensors as tensor_rules
 from bentoml_secure.errors import (
     ConfigurationError,
-    MalformedInputError,
-    VerificationError,
+    MissingDependencyError,
 )
 from bentoml_secure.split.files import read_bytes, require_digest
 from bentoml_secure.split.plan import Plan, Segment, load_plan
-from bentoml_secure.split.protos import external_location, inner_tensors, parse_model
-from bentoml_secure.tensors import Array, TensorSpec
+from bentoml_secure.split.runtime_onnx import PROVIDERS as PROVIDERS
+from bentoml_secure.split.runtime_onnx import RUN_ERRORS as RUN_ERRORS
+from bentoml_secure.split.runtime_onnx import OnnxEngine
+from bentoml_secure.split.runtime_onnx import session_options as session_options
+from bentoml_secure.split.runtimes import DEFAULT, TORCH, RuntimeChoice
+from bentoml_secure.split.runtimes import GraphLevel as GraphLevel
+from bentoml_secure.tensors import Array
 
 MAX_FILE_BYTES = 64 << 30
 
-PROVIDERS = ("CPUExecutionProvider",)
-_FATAL = 4
-_NATIVE_ERRORS: tuple[type[Exception], ...] = tuple(
-    value
-    for value in vars(_native).values()
-    if isinstance(value, type) and issubclass(value, Exception)
-)
-# ORT's Python layer checks names and types itself, with the built-in errors.
-RUN_ERRORS: tuple[type[Exception], ...] = (
-    *_NATIVE_ERRORS,
-    ValueError,
-    TypeError,
-    RuntimeError,
-)
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    **{f"tensor({name})": name for name in tensor_rules.DTYPES},
-}
 
-
-class GraphLevel(StrEnum):
-    """How far ONNX Runtime may rewrite a graph before it runs."""
-
-    NONE = "ORT_DISABLE_ALL"
-    EXTENDED = "ORT_ENABLE_EXTENDED"
-
-
-def require_runtime(plan: Plan) -> None:
-    """Refuse to run a plan on a version of ONNX Runtime that it does not allow.
+def installed_version(choice: RuntimeChoice) -> Version:
+    """Return the version of a runtime's library in this environment.
 
     Raises:
-        ConfigurationError: The installed version is outside the plan's range.
+        MissingDependencyError: It is torch, and torch is not installed.
     """
-    installed = onnxruntime.__version__
-    if Version(installed) not in plan.runtime.allowed:
+    if choice.name != TORCH:
+        return Version(onnxruntime.__version__)
+    try:
+        return Version(metadata.version(TORCH))
+    except metadata.PackageNotFoundError as error:
+        raise MissingDependencyError(
+            "runtime torch: torch is not installed.",
+            remedy="pip install 'bentoml-secure[torch]'",
+        ) from error
+
+
+def require_runtime(plan: Plan, choice: RuntimeChoice = DEFAULT) -> None:
+    """Refuse to run a plan on a runtime, or a version of it, that it does not permit.
+
+    Args:
+        plan: The plan.
+        choice: What to run it on.
+
+    Raises:
+        ConfigurationError: The plan permits it in no version, or not in this one.
+    """
+    ranges = plan.runtime.ranges(choice)
+    if not ranges:
         raise ConfigurationError(
-            f"onnxruntime: got {installed}, the plan wants {plan.runtime.version}.",
+            f"runtime: got {choice}, which the plan does not permit.",
+            remedy="Run it on another, or permit it: `bentoml-secure calibrate`.",
+        )
+    installed = installed_version(choice)
+    if not plan.runtime.permits(choice, installed):
+        raise ConfigurationError(
+            f"{choice.name}: got {installed}, the plan wants {' or '.join(ranges)}.",
             remedy="Install a version in that range, or split the model again.",
         )
+
+
+class Engine(Protocol):
+    """What runs a segment, once it is loaded."""
+
+    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the segment on tensors of the promised names, dtypes and shapes.
+
+        Raises:
+            MalformedInputError: The runtime refuses these values.
+        """
 
 
 class LoadedSegment:
     """One segment, ready to run; made by ``load_segment`` or ``open_segment``."""
 
-    def __init__(
-        self, segment: Segment, index: int, session: onnxruntime.InferenceSession
-    ) -> None:
+    def __init__(self, segment: Segment, index: int, engine: Engine) -> None:
         self.segment = segment
         self.index = index
-        self._session = session
-        self._names = [spec.name for spec in segment.outputs]
+        self._engine = engine
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run the segment on exactly its inputs, and return exactly its outputs.
@@ -93,7 +102,7 @@ class LoadedSegment:
 
         Raises:
             MalformedInputError: Inputs or outputs are not what the plan promises,
-                or ONNX Runtime refuses these values.
+                or the runtime refuses these values.
         """
         tensor_rules.require(tensors, self.segment.inputs)
         outputs = self.run_unchecked(tensors)
@@ -103,25 +112,12 @@ class LoadedSegment:
     def run_unchecked(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Run the segment on inputs that the caller has put through ``require``.
 
-        The outputs are as ONNX Runtime made them; who receives them requires them.
+        The outputs are as the runtime made them; who receives them requires them.
 
         Raises:
-            MalformedInputError: ONNX Runtime refuses these values.
+            MalformedInputError: The runtime refuses these values.
         """
-        feed = {
-            # Views into a received message need not be aligned; ORT assumes it.
-            name: array
-            if array.flags.aligned and array.flags.c_contiguous
-            else np.require(array, requirements=("A", "C"))
-            for name, array in tensors.items()
-        }
-        try:
-            made = self._session.run(self._names, feed)
-        except RUN_ERRORS as error:
-            raise MalformedInputError(
-                f"segment {self.index}: onnxruntime refused its inputs: {error}"
-            ) from error
-        return dict(zip(self._names, made, strict=True))
+        return self._engine.run(tensors)
 
 
 def load_segment(
@@ -130,7 +126,8 @@ def load_segment(
     index: int,
     *,
     threads: int | None = None,
-    graph_level: GraphLevel = GraphLevel.EXTENDED,
+    choice: RuntimeChoice = DEFAULT,
+    graph_level: GraphLevel | None = None,
 ) -> LoadedSegment:
     """Read one segment's files and load it.
 
@@ -138,11 +135,13 @@ def load_segment(
         folder: The plan's folder.
         plan: Its plan.
         index: Which segment, from 0.
-        threads: For one operation; ONNX Runtime's own choice if left out.
-        graph_level: EXTENDED is what plans are checked at; NONE is for comparison.
+        threads: For one operation; the runtime's own choice if left out.
+        choice: What to run it on, of what the plan permits.
+        graph_level: Of ONNX Runtime, permitted or not: for comparison.
 
     Raises:
-        ConfigurationError: No such segment, unreadable file, wrong version.
+        ConfigurationError: No such segment, unreadable file, a runtime that the plan
+            does not permit, or that cannot run the segment.
         VerificationError: A file is not the one that the plan names.
         MalformedInputError: A file is not a segment.
     """
@@ -150,7 +149,14 @@ def load_segment(
         entry.path: read_bytes(folder, entry.path, max_bytes=MAX_FILE_BYTES)
         for entry in _segment(plan, index).files
     }
-    return open_segment(plan, index, contents, threads=threads, graph_level=graph_level)
+    return open_segment(
+        plan,
+        index,
+        contents,
+        threads=threads,
+        choice=choice,
+        graph_level=graph_level,
+    )
 
 
 def _segment(plan: Plan, index: int) -> Segment:
@@ -167,7 +173,8 @@ def open_segment(
     contents: Mapping[str, bytes],
     *,
     threads: int | None = None,
-    graph_level: GraphLevel = GraphLevel.EXTENDED,
+    choice: RuntimeChoice = DEFAULT,
+    graph_level: GraphLevel | None = None,
 ) -> LoadedSegment:
     """Load one segment from bytes at hand, each compared with its digest first.
 
@@ -175,15 +182,17 @@ def open_segment(
         plan: The plan.
         index: Which segment, from 0.
         contents: The bytes of each of the segment's files, by path.
-        threads: For one operation; ONNX Runtime's own choice if left out.
-        graph_level: EXTENDED is what plans are checked at; NONE is for comparison.
+        threads: For one operation; the runtime's own choice if left out.
+        choice: What to run it on, of what the plan permits.
+        graph_level: Of ONNX Runtime, permitted or not: for comparison.
 
     Raises:
-        ConfigurationError: No such segment, wrong version of ONNX Runtime.
+        ConfigurationError: No such segment, a runtime that the plan does not permit, or
+            that cannot run the segment.
         VerificationError: Bytes that do not have the plan's digest.
         MalformedInputError: Not a segment, or not the one that the plan describes.
     """
-    require_runtime(plan)
+    require_runtime(plan, choice)
     segment = _segment(plan, index)
     if contents.keys() != {entry.path for entry in segment.files}:
         raise ConfigurationError(
@@ -192,87 +201,17 @@ def open_segment(
         )
     for entry in segment.files:
         require_digest(entry.path, contents[entry.path], entry.digest)
-    options = session_options(threads, graph_level)
-    files = _external_files(segment, contents)
-    if files:
-        options.add_external_initializers_from_files_in_memory(
-            list(files), list(files.values()), [len(data) for data in files.values()]
+    engine: Engine
+    if choice.graph_level is None:
+        from bentoml_secure.split.runtime_torch import TorchEngine
+
+        engine = TorchEngine(segment, contents, threads=threads)
+    else:
+        level = graph_level or choice.graph_level
+        engine = OnnxEngine(
+            segment, index, contents, threads=threads, graph_level=level
         )
-    try:
-        session = onnxruntime.InferenceSession(
-            contents[segment.file],
-            options,
-            providers=list(PROVIDERS),
-            enable_fallback=0,
-        )
-    except RUN_ERRORS as error:
-        raise MalformedInputError(
-            f"{segment.file}: onnxruntime cannot load it: {error}"
-        ) from error
-    _require_described(segment.file, "inputs", session.get_inputs(), segment.inputs)
-    _require_described(segment.file, "outputs", session.get_outputs(), segment.outputs)
-    return LoadedSegment(segment, index, session)
-
-
-def session_options(
-    threads: int | None, graph_level: GraphLevel
-) -> onnxruntime.SessionOptions:
-    """Return the options that parts and whole are run with."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, graph_level.value
-    )
-    options.log_severity_level = _FATAL
-    options.intra_op_num_threads = 0 if threads is None else threads
-    # Many segments share a machine: waiting threads must not burn its cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without it a few bytes make ONNX Runtime read a file as another format, and
-    # what was parsed here would not be what runs.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    return options
-
-
-def _external_files(segment: Segment, contents: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the bytes of each external-data file, by the location in the graph.
-
-    ONNX Runtime opens what a graph names and it does not hold in memory, so anything
-    else that is named is refused here. It looks in memory for the main graph's
-    initializers only, so external data anywhere else is refused too.
-    """
-    model = parse_model(contents[segment.file], what=segment.file)
-    if any(external_location(tensor) for tensor in inner_tensors(model)):
-        raise VerificationError(
-            f"{segment.file}: a tensor inside a node names a file, "
-            "only the graph's own initializers may"
-        )
-    files: dict[str, bytes] = {}
-    for tensor in model.graph.initializer:
-        location = external_location(tensor)
-        if location is None:
-            continue
-        path = posixpath.join(posixpath.dirname(segment.file), location.path)
-        if path not in contents:
-            raise VerificationError(
-                f"{segment.file}: tensor {tensor.name!r:.100} names the file "
-                f"{location.path!r:.100}, which the plan does not list"
-            )
-        location.require_within(len(contents[path]), tensor.name)
-        files[location.path] = contents[path]
-    return files
-
-
-def _require_described(
-    file: str,
-    side: str,
-    arguments: Iterable[onnxruntime.NodeArg],
-    specs: Sequence[TensorSpec],
-) -> None:
-    got = {arg.name: _DTYPES.get(arg.type, arg.type) for arg in arguments}
-    want = {spec.name: spec.dtype for spec in specs}
-    if got != want:
-        raise MalformedInputError(
-            f"{file} {side}: got {got!r:.200}, the plan says {want!r:.200}"
-        )
+    return LoadedSegment(segment, index, engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,16 +245,30 @@ def load_chain(
     folder: Path,
     *,
     threads: int | None = None,
-    graph_level: GraphLevel = GraphLevel.EXTENDED,
+    choice: RuntimeChoice = DEFAULT,
+    graph_level: GraphLevel | None = None,
 ) -> Chain:
     """Load every segment of a plan's folder into this process.
+
+    Args:
+        folder: The plan's folder.
+        threads: See ``load_segment``.
+        choice: See ``load_segment``.
+        graph_level: See ``load_segment``.
 
     Raises:
         SecureError: See ``load_plan`` and ``load_segment``.
     """
     plan = load_plan(folder)
     segments = tuple(
-        load_segment(folder, plan, index, threads=threads, graph_level=graph_level)
+        load_segment(
+            folder,
+            plan,
+            index,
+            threads=threads,
+            choice=choice,
+            graph_level=graph_level,
+        )
         for index in range(len(plan.segments))
     )
     return Chain(plan=plan, segments=segments)
