@@ -44,6 +44,7 @@ from bentoml_secure.session.keys import Shown
 from bentoml_secure.session.responders import Responder
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.split.runtime import LoadedSegment
+from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 from bentoml_secure.statements import utc_now
 
 
@@ -108,7 +109,7 @@ class Deployment:
     threads: int
     in_process: bool
     max_message_bytes: int
-    _loadable: set[int] = field(default_factory=set)
+    _loadable: set[tuple[int, RuntimeChoice]] = field(default_factory=set)
 
     @classmethod
     def read(
@@ -227,15 +228,17 @@ class Deployment:
 
         Args:
             segment: Which, from 0.
-            identity: Returns what is shown to the broker.
+            identity: Returns the runner's: its name, and what is shown to the broker.
 
         Raises:
-            SecureError: No such segment, an altered file, or no key.
+            SecureError: No such segment, a runtime that the plan does not permit, an
+                altered file, or no key.
         """
         weights, threads = self.weights, self.threads
-        if not weights.sealed:
-            return weights.load(segment, threads=threads)
         own = identity()
+        choice = self.runtime_of(own.keys.document.service)
+        if not weights.sealed:
+            return weights.load(segment, threads=threads, choice=choice)
         released = fetch_segment_key(
             self.broker_url(own.keys.document.service),
             own,
@@ -243,7 +246,16 @@ class Deployment:
             weights.request(segment),
             max_age_seconds=self.policy.max_age_seconds,
         )
-        return weights.open(segment, released.key, threads=threads)
+        return weights.open(segment, released.key, threads=threads, choice=choice)
+
+    def runtime_of(self, runner: str) -> RuntimeChoice:
+        """Return what a runner runs its segment on.
+
+        Raises:
+            ConfigurationError: Its settings are not in order.
+        """
+        environment = own_environment(os.environ, runner)
+        return read_settings(environment, service=runner).runtime
 
     def broker_url(self, runner: str) -> str:
         """Return the URL of the broker that a runner asks for its key.
@@ -356,17 +368,23 @@ class Deployment:
         """
         read_settings(own_environment(os.environ, service), service=service)
 
-    def require_segment(self, index: int) -> None:
+    def require_segment(self, index: int, runner: str | None = None) -> None:
         """Refuse to start a runner whose segment does not load; tried once.
+
+        Args:
+            index: Which segment, from 0.
+            runner: Its name; on the runtime that it was told the segment is tried, on
+                the plan's own if left out.
 
         Raises:
             SecureError: Wrong runtime, a missing or altered file, or no segment.
         """
-        if index not in self._loadable:
+        choice = DEFAULT if runner is None else self.runtime_of(runner)
+        if (index, choice) not in self._loadable:
             if not self._loadable:
                 self.weights.require_folder()
-            self.weights.require_segment(index)
-            self._loadable.add(index)
+            self.weights.require_segment(index, choice=choice)
+            self._loadable.add((index, choice))
 
     def _channel(
         self, name: str, urls: Mapping[str, str], local: Mapping[str, RunnerCore]

@@ -277,7 +277,7 @@ def _runner_service(
     def check() -> None:
         # In the supervisor: a start that cannot work fails there and then.
         refuse_workers({"workers": configured_workers(name)}, name)
-        deployment.require_segment(index)
+        deployment.require_segment(index, name)
         deployment.require_settings(name)
         if deployment.weights.sealed:
             deployment.broker_url(name)
