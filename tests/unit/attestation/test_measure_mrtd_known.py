@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from bentoml_secure.attestation.measurement.firmware_table import MAX_FIRMWARE_BYTES
 from bentoml_secure.attestation.measurement.mrtd import PageOrder, mrtd
 from bentoml_secure.attestation.measurement.tdvf import parse_tdvf
+from bentoml_secure.errors import MalformedInputError
 from tests.unit.attestation.tdvf_images import build_td
 
 FOLDERS = ("/usr/share/ovmf", "/usr/share/OVMF", "/usr/share/edk2/ovmf")
@@ -133,16 +135,20 @@ def test_the_mrtd_of(known: Known) -> None:
     assert got == known.values
 
 
-@pytest.mark.parametrize("known", PUBLISHED + COMPUTED, ids=lambda known: known.package)
-def test_a_second_computation_agrees_about(known: Known) -> None:
-    image = image_of(known)
-    firmware = parse_tdvf(image)
-    sections = [
-        (s.offset or 0, 0, s.address, s.size, int(s.type), int(s.measured))
-        for s in firmware.sections
-    ]
-    for order in PageOrder:
-        by_page = order is PageOrder.PAGE
-        assert mrtd(firmware, order=order) == build_td(
-            image, sections, page_by_page=by_page
-        )
+def test_a_second_computation_agrees_about_whatever_is_at_hand() -> None:
+    of_tds = {}
+    for path in images().values():
+        # The CODE half of an image, or one without TDX metadata.
+        with suppress(MalformedInputError):
+            of_tds[path] = parse_tdvf(path.read_bytes())
+    if not of_tds:
+        pytest.skip(f"no firmware of a TD at hand: install ovmf, or set {VARIABLE}")
+    for path, firmware in of_tds.items():
+        sections = [
+            (s.offset or 0, 0, s.address, s.size, int(s.type), int(s.measured))
+            for s in firmware.sections
+        ]
+        for order in PageOrder:
+            by_page = order is PageOrder.PAGE
+            wanted = build_td(firmware.data, sections, page_by_page=by_page)
+            assert mrtd(firmware, order=order) == wanted, path
