@@ -24,7 +24,13 @@ from bentoml_secure.errors import (
 )
 
 Mechanism = Literal[
-    "attestation", "session", "statement", "consensus", "proof", "receipt"
+    "attestation",
+    "session",
+    "statement",
+    "commitment",
+    "consensus",
+    "proof",
+    "receipt",
 ]
 Result = Literal["pass", "fail", "error"]
 ReceiptState = Literal["issued", "completed", "failed"]
@@ -174,8 +180,8 @@ def count_dissent(segment: str, replica: str) -> None:
     _dissent().labels(segment, replica).inc()
 
 
-def count_quorum(segment: str, outcome: Literal["agreed", "refused"]) -> None:
-    """Count one decision."""
+def count_quorum(segment: str, outcome: Literal["agreed", "ruled", "refused"]) -> None:
+    """Count one decision: of a quorum, of a referee, or none."""
     _quorum().labels(segment, outcome).inc()
 
 

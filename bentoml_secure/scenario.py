@@ -15,11 +15,17 @@ from enum import StrEnum
 from typing import Any, assert_never
 
 from bentoml_secure.attestation.evidence import VerifiedClaims, parse_kind
-from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.digest import (
+    Digest,
+    digest_json,
+    is_finite_number,
+    require_fields,
+)
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 
 MAX_SCENARIO_BYTES = 64 * 1024
 MAX_PLACED_KINDS = 32
+MAX_SERVICE_CHARACTERS = 200
 OTHERS = "*"
 """In a placement: every segment that it does not name."""
 
@@ -29,13 +35,24 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
     "deadline_ms": (1, 3_600_000),
     "grace_ms": (0, 60_000),
     "evidence_max_age_seconds": (1, 86_400),
+    "spares": (0, 8),
+    "escalation": (0, 4),
 }
 # What a file may leave out, and what it then says.
 _DEFAULTS: Mapping[str, Any] = {
     "sealed": True,
     "independence": "none",
     "placement": {},
+    "spares": 0,
+    "escalation": 0,
+    "referee": False,
+    "mode": "lock-step",
+    "commit_reveal": False,
+    "audit_rate": 0.0,
 }
+_FLAGS = ("sealed", "referee", "commit_reveal")
+ESCALATION_STEP = 2
+"""Replicas more in each escalation: one more may lie, and the quorum is one higher."""
 _SEGMENT = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
@@ -71,6 +88,13 @@ class Independence(StrEnum):
         return demands.index(self) < demands.index(other)
 
 
+class Mode(StrEnum):
+    """Where replicas are compared: after every segment, or at the chain's end."""
+
+    LOCK_STEP = "lock-step"
+    END_TO_END = "end-to-end"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """What one request must carry.
@@ -88,6 +112,15 @@ class Scenario:
             "*" for the segments not named. Who shows another kind may not run that
             segment. A segment without an entry is open to every kind that the
             appraisal policy allows.
+        spares: Replicas beyond the committee that may take the seats of those that
+            are out, failed or slow. A skip for each stands in the receipt: the more
+            there may be, the more an entry could choose.
+        escalation: How often two more replicas are asked where no quorum agrees.
+        referee: Whether the segment's referee decides where no quorum agrees after
+            that, and says who was wrong. Its word alone is then believed.
+        mode: Where replicas are compared.
+        commit_reveal: Whether replicas commit to their answers before any shows one.
+        audit_rate: Share of requests that the referees recompute after the answer.
         digest: By which receipts and trust files name the scenario.
     """
 
@@ -100,6 +133,12 @@ class Scenario:
     sealed: bool = True
     independence: Independence = Independence.NONE
     placement: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    spares: int = 0
+    escalation: int = 0
+    referee: bool = False
+    mode: Mode = Mode.LOCK_STEP
+    commit_reveal: bool = False
+    audit_rate: float = 0.0
     digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +155,10 @@ class Scenario:
             "sealed": self.sealed,
             "independence": self.independence.value,
             "placement": {key: list(kinds) for key, kinds in self.placement.items()},
+            "referee": self.referee,
+            "mode": self.mode.value,
+            "commit_reveal": self.commit_reveal,
+            "audit_rate": self.audit_rate,
         }
 
     @classmethod
@@ -136,17 +179,30 @@ class Scenario:
             odd = sorted(fields.keys() ^ known)
             raise ConfigurationError(
                 f"{what}: missing or unknown {', '.join(odd):.200}; want exactly "
-                f"{', '.join(_BOUNDS)}, and where wanted {', '.join(_DEFAULTS)}."
+                f"{', '.join(n for n in _BOUNDS if n not in _DEFAULTS)}, and where "
+                f"wanted {', '.join(_DEFAULTS)}."
             )
-        if not isinstance(fields["sealed"], bool):
-            raise ConfigurationError(f"{what} sealed: want true or false")
-        return cls(
+        for flag in _FLAGS:
+            if not isinstance(fields[flag], bool):
+                raise ConfigurationError(f"{what} {flag}: want true or false")
+        scenario = cls(
             name=name,
             **_read_counts(fields, what),
             sealed=fields["sealed"],
+            referee=fields["referee"],
+            commit_reveal=fields["commit_reveal"],
             independence=read_independence(fields["independence"], what=what),
             placement=_read_placement(fields["placement"], f"{what} placement"),
+            mode=_read_mode(fields["mode"], what),
+            audit_rate=_read_share(fields["audit_rate"], f"{what} audit_rate"),
         )
+        _require_end_to_end(scenario, what)
+        return scenario
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas of a segment may have a seat, escalations included."""
+        return self.replicas + ESCALATION_STEP * self.escalation
 
     def kinds(self, segment: int) -> tuple[str, ...] | None:
         """Return the kinds that may run a segment; None where any may."""
@@ -161,8 +217,18 @@ class Scenario:
         weaker = [f for f in more if getattr(self, f) < getattr(minimum, f)]
         if self.evidence_max_age_seconds > minimum.evidence_max_age_seconds:
             weaker.append("evidence_max_age_seconds")
-        if minimum.sealed and not self.sealed:
-            weaker.append("sealed")
+        if self.audit_rate < minimum.audit_rate:
+            weaker.append("audit_rate")
+        for name in ("sealed", "commit_reveal"):
+            if getattr(minimum, name) and not getattr(self, name):
+                weaker.append(name)
+        # What lets more of the choice, or a verdict, rest with one party.
+        if self.spares > minimum.spares:
+            weaker.append("spares")
+        if self.referee and not minimum.referee:
+            weaker.append("referee")
+        if self.mode is not minimum.mode and self.mode is Mode.END_TO_END:
+            weaker.append("mode")
         if self.independence.weaker_than(minimum.independence):
             weaker.append("independence")
         if self._places_wider_than(minimum):
@@ -189,6 +255,39 @@ def read_independence(value: object, *, what: str) -> Independence:
             f"want one of {', '.join(Independence)}."
         )
     return Independence(value)
+
+
+def _read_mode(value: object, what: str) -> Mode:
+    if not isinstance(value, str) or value not in tuple(Mode):
+        raise ConfigurationError(
+            f"{what} mode: got {value!r:.40}, want one of {', '.join(Mode)}."
+        )
+    return Mode(value)
+
+
+def _read_share(value: Any, what: str) -> float:
+    if not is_finite_number(value) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{what}: got {value!r:.40}, want a share from 0 to 1")
+    # Canonical JSON writes 0.0 as 0, and -0.0 too.
+    return abs(float(value))
+
+
+def _require_end_to_end(scenario: Scenario, what: str) -> None:
+    """Refuse what can only be had where every segment is compared."""
+    if scenario.mode is Mode.LOCK_STEP:
+        return
+    for name, off in (
+        ("spares", not scenario.spares),
+        ("escalation", not scenario.escalation),
+        ("commit_reveal", not scenario.commit_reveal),
+        ("independence", scenario.independence is Independence.NONE),
+    ):
+        if not off:
+            raise ConfigurationError(
+                f"{what} {name}: got it beside mode {scenario.mode.value!r}, want it "
+                f"with mode {Mode.LOCK_STEP.value!r} only.",
+                remedy=f"Leave out {name}, or the mode.",
+            )
 
 
 def _read_counts(fields: Mapping[str, Any], what: str) -> dict[str, int]:
@@ -303,13 +402,83 @@ def parse_scenarios(data: bytes) -> Scenarios:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """Which services a deployment consists of, beside its entry.
+
+    Attributes:
+        service: Name of the entry service.
+        segments: Of the plan.
+        replicas: Of each segment.
+        referees: Whether each segment has a referee.
+    """
+
+    service: str
+    segments: int
+    replicas: int
+    referees: bool
+
+    def replica_names(self, segment: int) -> tuple[str, ...]:
+        """Return the names of a segment's replicas."""
+        return tuple(
+            runner_name(self.service, segment, replica)
+            for replica in range(self.replicas)
+        )
+
+    def referee_name(self, segment: int) -> str | None:
+        """Return the name of a segment's referee, if it has one."""
+        return referee_name(self.service, segment) if self.referees else None
+
+    def runner_names(self, segment: int) -> tuple[str, ...]:
+        """Return the names of all that run a segment: replicas, then the referee."""
+        referee = self.referee_name(segment)
+        return (*self.replica_names(segment), *([referee] if referee else []))
+
+    @classmethod
+    def from_configuration(cls, document: object) -> Topology:
+        """Read a configuration's document, as a bundle has it.
+
+        Raises:
+            MalformedInputError: It says no topology, or one out of all proportion.
+        """
+        what = "configuration topology"
+        table = document.get("topology") if isinstance(document, dict) else None
+        service = document.get("service") if isinstance(document, dict) else None
+        counts = require_fields(table, ("segments", "replicas", "referees"), what=what)
+        if (
+            not isinstance(service, str)
+            or not 0 < len(service) <= MAX_SERVICE_CHARACTERS
+        ):
+            raise MalformedInputError("configuration service: want a name")
+        for name, most in (("segments", 256), ("replicas", 64)):
+            value = counts[name]
+            if type(value) is not int or not 0 < value <= most:
+                raise MalformedInputError(
+                    f"{what} {name}: got {value!r:.40}, want 1 to {most}"
+                )
+        if not isinstance(counts["referees"], bool):
+            raise MalformedInputError(f"{what} referees: want true or false")
+        return cls(service=service, **counts)
+
+
+def runner_name(service: str, segment: int, replica: int) -> str:
+    """Return the name of a replica's service: unique in the deployment."""
+    return f"{service}Segment{segment}Replica{replica}"
+
+
+def referee_name(service: str, segment: int) -> str:
+    """Return the name of the service of a segment's referee."""
+    return f"{service}Segment{segment}Referee"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """What all parties of one deployment hold alike; URLs and keys are left out.
 
     Attributes:
         service: Name of the entry service.
-        replicas: Replicas of each segment.
+        replicas: Replicas of each segment, N: committees are drawn from them.
         segments: Segments of the plan.
+        referees: Whether each segment has a referee beside its replicas.
         scenarios: As the service offers them.
         policy: The appraisal policy's document: who may be a runner, and who the
             broker of its key.
@@ -324,6 +493,7 @@ class Configuration:
     segments: int
     scenarios: Scenarios
     policy: Mapping[str, Any]
+    referees: bool = False
     sealed: bool = False
     signer: Digest | None = None
     digest: Digest = field(init=False, compare=False)
@@ -331,13 +501,37 @@ class Configuration:
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", digest_json(self.to_json()))
         for scenario in self.scenarios.by_name.values():
-            if scenario.replicas > self.replicas:
+            self._require_enough(scenario)
+            self._require_placeable(scenario)
+
+    def _require_enough(self, scenario: Scenario) -> None:
+        # A scenario never promises what this deployment cannot do.
+        for wanted, why in (
+            (scenario.replicas, "replicas"),
+            (scenario.most_replicas, "replicas with its escalations"),
+            (scenario.replicas + min(scenario.spares, 1), "replicas with a spare"),
+        ):
+            if wanted > self.replicas:
                 raise ConfigurationError(
-                    f"scenario {scenario.name!r} asks for {scenario.replicas} "
-                    f"replicas, the service has {self.replicas}.",
+                    f"scenario {scenario.name!r} asks for {wanted} {why}, the service "
+                    f"has {self.replicas}.",
                     remedy="Raise replicas= of the service or lower the scenario's.",
                 )
-            self._require_placeable(scenario)
+        if (scenario.referee or scenario.audit_rate) and not self.referees:
+            raise ConfigurationError(
+                f"scenario {scenario.name!r} asks for a referee, the service has none.",
+                remedy="Set referees=True of the service; audits need it too.",
+            )
+
+    @property
+    def topology(self) -> Topology:
+        """Which services it consists of."""
+        return Topology(
+            service=self.service,
+            segments=self.segments,
+            replicas=self.replicas,
+            referees=self.referees,
+        )
 
     def _require_placeable(self, scenario: Scenario) -> None:
         what = f"scenario {scenario.name!r} placement"
@@ -364,7 +558,11 @@ class Configuration:
         return {
             "version": 1,
             "service": self.service,
-            "topology": {"segments": self.segments, "replicas": self.replicas},
+            "topology": {
+                "segments": self.segments,
+                "replicas": self.replicas,
+                "referees": self.referees,
+            },
             "policy": dict(self.policy),
             **({"model": model} if model else {}),
             **self.scenarios.to_json(),

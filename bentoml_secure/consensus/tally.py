@@ -164,7 +164,7 @@ class Tally:
             medoid=None if medoid is None else _name(medoid, f"{what} medoid"),
             accepted=accepted,
             dissenters=_names(fields["dissenters"], f"{what} dissenters"),
-            absent=_absent(fields["absent"], f"{what} absent"),
+            absent=parse_absences(fields["absent"], f"{what} absent"),
             pending=_names(fields["pending"], f"{what} pending"),
         )
 
@@ -195,7 +195,12 @@ def _committee(value: object, what: str) -> tuple[Member, ...]:
     )
 
 
-def _absent(value: object, what: str) -> tuple[Absence, ...]:
+def parse_absences(value: object, what: str) -> tuple[Absence, ...]:
+    """Parse a list of replicas that gave no usable answer, and why.
+
+    Raises:
+        MalformedInputError: A field is missing, unknown or of another form.
+    """
     absences = [_object(a, {"replica", "reason"}, what) for a in _list(value, what)]
     for absence in absences:
         reason = absence["reason"]

@@ -2,7 +2,7 @@
 
     {"version": 1, "receipt": envelope, "attachments": [envelope, ...],
      "key_documents": [...], "evidence": [{"evidence", "endorsements"}, ...],
-     "plan": plan.json, "scenario": {...}}
+     "plan": plan.json, "scenario": {...}, "configuration": {...}}
 
 Nothing in a bundle is trusted for being there: the receipt names each part by digest,
 evidence binds key documents, and the caller's trust file says what to accept.
@@ -10,6 +10,7 @@ evidence binds key documents, and the caller's trust file says what to accept.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ _FIELDS = (
     "evidence",
     "plan",
     "scenario",
+    "configuration",
 )
 
 
@@ -48,6 +50,7 @@ class Bundle:
         evidence: Of every party that the receipt names.
         plan: That the receipt names.
         scenario: That the receipt names.
+        configuration: Document of the configuration that the receipt names.
     """
 
     receipt: Envelope
@@ -56,6 +59,7 @@ class Bundle:
     evidence: tuple[EvidenceRecord, ...]
     plan: Plan
     scenario: Scenario
+    configuration: Mapping[str, Any]
 
     def endorsed(self, own: Endorsements) -> Bundle:
         """Return the bundle with one's own endorsements beside all of its evidence.
@@ -75,6 +79,7 @@ class Bundle:
             "evidence": [record.to_json() for record in self.evidence],
             "plan": self.plan.to_json(),
             "scenario": self.scenario.to_json(),
+            "configuration": dict(self.configuration),
         }
 
 
@@ -107,6 +112,7 @@ def parse_bundle(data: bytes) -> Bundle:
         evidence=tuple(map(EvidenceRecord.from_json, evidence)),
         plan=parse_plan(canonical_json(got["plan"])),
         scenario=scenario_from_json(got["scenario"]),
+        configuration=configuration_from_json(got["configuration"]),
     )
 
 
@@ -124,3 +130,14 @@ def scenario_from_json(document: object) -> Scenario:
         # Whoever digests the document itself must come to the same digest.
         raise MalformedInputError("bundle scenario: want every field, kinds sorted")
     return scenario
+
+
+def configuration_from_json(document: object) -> Mapping[str, Any]:
+    """Return the configuration of a bundle, as it came: its digest is what counts.
+
+    Raises:
+        MalformedInputError: No object.
+    """
+    if not isinstance(document, dict):
+        raise MalformedInputError("bundle configuration: want an object")
+    return document

@@ -9,11 +9,12 @@ from typing import Any
 
 from bentoml_secure.attestation.evidence import EvidenceRecord, UncheckedField
 from bentoml_secure.attestation.key_document import KeyDocument
-from bentoml_secure.digest import Digest
+from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import Finding
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import Party, Receipt
 from bentoml_secure.receipts.trust import Trust
+from bentoml_secure.scenario import Topology
 from bentoml_secure.signing import VerificationKey
 
 MAX_FINDINGS = 1000
@@ -37,6 +38,8 @@ class Case:
         key_documents: Of the parties whose document the bundle holds, by name.
         evidence: Of the parties whose evidence the bundle holds, by name.
         keys: That ``key_documents`` announce, by name.
+        topology: Of the deployment, as the bundle's configuration has it; None where
+            that is not the one that the receipt names.
     """
 
     bundle: Bundle
@@ -49,6 +52,7 @@ class Case:
     key_documents: Mapping[str, KeyDocument]
     evidence: Mapping[str, EvidenceRecord]
     keys: Mapping[str, VerificationKey]
+    topology: Topology | None
 
     @classmethod
     def of(
@@ -86,7 +90,14 @@ class Case:
                 name: VerificationKey.from_hex(document.ed25519)
                 for name, document in found.items()
             },
+            topology=_topology(bundle, receipt),
         )
+
+
+def _topology(bundle: Bundle, receipt: Receipt) -> Topology | None:
+    if digest_json(bundle.configuration) != receipt.config_digest:
+        return None
+    return Topology.from_configuration(bundle.configuration)
 
 
 @dataclass(slots=True)
@@ -98,6 +109,8 @@ class Report:
         unchecked: What the trust file or its policy leaves out, and why.
         dissenters: Who answered otherwise, where and when.
         absent: Who did not answer, where and why.
+        skipped: Who was drawn and not asked, or not waited for, where and why.
+        ruled: Where a referee decided in place of a quorum.
         late: Kinds of required attachments that are not there yet.
     """
 
@@ -105,6 +118,8 @@ class Report:
     unchecked: list[UncheckedField] = field(default_factory=list)
     dissenters: list[dict[str, Any]] = field(default_factory=list)
     absent: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    ruled: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
     def add(self, name: str, got: object, want: object) -> None:
@@ -127,6 +142,16 @@ class Report:
         self.dissenters.append(
             {"infer": infer, "segment": segment, "replica": replica, "where": where}
         )
+
+    def skip(self, infer: int, segment: int, replica: str, reason: str) -> None:
+        """Note a replica that lost its seat to a spare."""
+        self.skipped.append(
+            {"infer": infer, "segment": segment, "replica": replica, "reason": reason}
+        )
+
+    def rule(self, infer: int, segment: int, referee: str) -> None:
+        """Note a round that a referee decided."""
+        self.ruled.append({"infer": infer, "segment": segment, "referee": referee})
 
     def miss(
         self, infer: int, segment: int, replica: str, reason: str, where: str

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bentoml_secure.consensus.tally import Tally
+from bentoml_secure.consensus.tally import Absence, Tally, parse_absences
 from bentoml_secure.digest import (
     JSON,
     NONCE_BYTES,
@@ -18,7 +18,7 @@ from bentoml_secure.digest import (
     parse_hex,
 )
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.receipts.strict import choice, fields, text
+from bentoml_secure.receipts.strict import choice, fields, items, numbers, text
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import parse_statement_envelope, parse_time
 
@@ -97,25 +97,76 @@ class Party:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefereeRecord:
+    """What a segment's referee answered where no quorum agreed: it is what was served.
+
+    Attributes:
+        replica: Name of the referee.
+        statement: What it signed.
+        distances: Of the first of each group of the tally from its answer, by name;
+            None where they cannot be compared. Asserted by the entry.
+    """
+
+    replica: str
+    statement: Envelope
+    distances: Mapping[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a segment's ``referee``."""
+        return {
+            "replica": self.replica,
+            "statement": self.statement.to_json(),
+            "distances": dict(self.distances),
+        }
+
+    @classmethod
+    def from_json(cls, document: object, *, what: str) -> RefereeRecord:
+        """Parse a segment's ``referee``.
+
+        Raises:
+            MalformedInputError: A field is missing, unknown or of another form.
+        """
+        got = fields(document, cls.__slots__, what=what)
+        distances = numbers(got["distances"], what=f"{what} distances", nullable=True)
+        return cls(
+            replica=text(got["replica"], what=f"{what} replica"),
+            statement=parse_statement_envelope(got["statement"]),
+            distances=distances,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRecord:
     """What one segment's replicas answered within one ``infer``.
 
     Attributes:
         segment: The segment's identity.
+        weights: Of every replica of the segment, as the draw was weighted; asserted.
+        skips: Who was drawn and lost its seat to a spare, in the drawn order, and why.
+        unused: Who was asked as well, and got no seat; by name.
         tally: How the votes were counted, at the moment of decision.
         statements: Each voter's signed statement, by replica.
+        referee: What decided in place of a quorum, where none agreed.
     """
 
     segment: Digest
+    weights: Mapping[str, float]
+    skips: tuple[Absence, ...] = ()
+    unused: tuple[str, ...] = ()
     tally: Tally
     statements: Mapping[str, Envelope]
+    referee: RefereeRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of an infer's ``segments``."""
         return {
             "segment": self.segment,
+            "weights": dict(self.weights),
+            "skips": [{"replica": s.replica, "reason": s.reason} for s in self.skips],
+            "unused": list(self.unused),
             "tally": self.tally.to_json(),
             "statements": {n: e.to_json() for n, e in self.statements.items()},
+            "referee": None if self.referee is None else self.referee.to_json(),
         }
 
     @classmethod
@@ -135,6 +186,9 @@ class SegmentRecord:
             segment=parse_digest(
                 got["segment"], what=f"{what} segment", algorithm=JSON
             ),
+            weights=numbers(got["weights"], what=f"{what} weights"),
+            skips=parse_absences(got["skips"], f"{what} skips"),
+            unused=_names(got["unused"], f"{what} unused"),
             tally=Tally.from_json(got["tally"], what=f"{what} tally"),
             statements={
                 text(name, what=f"{what} statement's replica"): (
@@ -142,7 +196,15 @@ class SegmentRecord:
                 )
                 for name, envelope in statements.items()
             },
+            referee=None
+            if got["referee"] is None
+            else RefereeRecord.from_json(got["referee"], what=f"{what} referee"),
         )
+
+
+def _names(value: object, what: str) -> tuple[str, ...]:
+    names = items(value, what=what, most=MAX_REPLICAS)
+    return tuple(text(name, what=what) for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

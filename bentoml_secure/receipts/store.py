@@ -26,6 +26,7 @@ from bentoml_secure.digest import (
     REQUEST_ID_BYTES,
     Digest,
     canonical_json,
+    digest_json,
     parse_hex,
     parse_json,
 )
@@ -37,13 +38,14 @@ from bentoml_secure.errors import (
 from bentoml_secure.receipts.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
+    configuration_from_json,
     scenario_from_json,
 )
 from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, Receipt, parse_receipt
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import parse_plan
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TURN_SECONDS = 0.01
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED = 65_536
@@ -244,18 +246,16 @@ class SqliteReceiptStore:
     def _documents(bundle: Bundle, wanted: set[Digest]) -> list[tuple[Digest, bytes]]:
         if not wanted:
             return []
-        documents: dict[Digest, Any] = {
-            bundle.plan.digest: bundle.plan,
-            bundle.scenario.digest: bundle.scenario,
-            **{document.digest: document for document in bundle.key_documents},
-            **{record.digest: record for record in bundle.evidence},
-        }
+        parts: list[Any] = [bundle.plan, bundle.scenario]
+        parts += [*bundle.key_documents, *bundle.evidence]
+        documents: dict[Digest, Any] = {part.digest: part.to_json() for part in parts}
+        documents[digest_json(bundle.configuration)] = bundle.configuration
         if missing := wanted - documents.keys():
             raise ConfigurationError(
                 f"receipt store: the bundle lacks {min(missing)}, which the receipt "
                 "names"
             )
-        return [(d, canonical_json(documents[d].to_json())) for d in sorted(wanted)]
+        return [(d, canonical_json(documents[d])) for d in sorted(wanted)]
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -318,6 +318,9 @@ class SqliteReceiptStore:
             ),
             plan=parse_plan(self._body(receipt.plan_digest)),
             scenario=scenario_from_json(self._document(receipt.scenario_digest)),
+            configuration=configuration_from_json(
+                self._document(receipt.config_digest)
+            ),
         )
 
     def _rows(self, statement: str, key: str) -> list[tuple[object, ...]]:
@@ -346,7 +349,7 @@ class SqliteReceiptStore:
 
 
 def _named_by(receipt: Receipt) -> set[Digest]:
-    named = {receipt.plan_digest, receipt.scenario_digest}
+    named = {receipt.plan_digest, receipt.scenario_digest, receipt.config_digest}
     for party in receipt.parties:
         named |= {party.key_document, party.evidence}
     return named

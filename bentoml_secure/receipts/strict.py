@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from bentoml_secure.digest import require_fields
+from bentoml_secure.digest import is_finite_number, require_fields
 from bentoml_secure.errors import MalformedInputError
 
 MAX_TEXT_CHARACTERS = 512
@@ -61,3 +61,24 @@ def flag(value: object, *, what: str) -> bool:
     if not isinstance(value, bool):
         raise MalformedInputError(f"{what}: got {value!r:.40}, want true or false")
     return value
+
+
+def numbers(
+    value: object, *, what: str, most: int = 64, nullable: bool = False
+) -> dict[str, Any]:
+    """Return finite numbers by name, as floats; or null where that is allowed."""
+    if not isinstance(value, dict) or len(value) > most:
+        raise MalformedInputError(f"{what}: want an object of at most {most}")
+    got: dict[str, Any] = {}
+    for name, number in value.items():
+        text(name, what=f"{what} name")
+        if number is None and nullable:
+            got[name] = None
+        elif is_finite_number(number):
+            # Canonical JSON writes 1.0 as 1.
+            got[name] = float(number)
+        else:
+            raise MalformedInputError(
+                f"{what} {name!r:.60}: got {number!r:.40}, want a finite number"
+            )
+    return got

@@ -7,6 +7,7 @@
     minimum_quorum = 2
     independence = "none"             # at least: or "platform", "vendor"
     draw = "asserted"                 # at least: or "committed"; may be left out
+    referee = false                   # whether a referee may stand in for a quorum
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -46,7 +47,7 @@ _LISTS = ("plan_digests", "config_digests", "package_digests")
 _REQUIRED = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
-_KEYS = _REQUIRED | {"draw"}
+_KEYS = _REQUIRED | {"draw", "referee"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class Trust:
         policy: Judges the evidence of every party.
         draw: Whether the entry has to have committed to its draw beforehand. Only
             sealed calls can show that.
+        referee: Whether a referee's word may stand in for a quorum, where the
+            scenario has it decide.
     """
 
     plan_digests: References
@@ -73,6 +76,7 @@ class Trust:
     independence: Independence
     policy: AppraisalPolicy
     draw: Drawn = Drawn.ASSERTED
+    referee: bool = False
 
 
 def parse_trust(data: bytes) -> Trust:
@@ -116,6 +120,7 @@ def parse_trust(data: bytes) -> Trust:
         independence=read_independence(table["independence"], what="trust file"),
         policy=AppraisalPolicy.from_table(table["policy"]),
         draw=_read_draw(table.get("draw", Drawn.ASSERTED.value)),
+        referee=_read_referee(table.get("referee", False)),
     )
 
 
@@ -160,6 +165,14 @@ def _read_draw(value: object) -> Drawn:
     return Drawn(value)
 
 
+def _read_referee(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(
+            f"trust file referee: got {value!r:.40}, want true or false."
+        )
+    return value
+
+
 def write_trust(
     *,
     plan_digests: Sequence[Digest],
@@ -170,6 +183,7 @@ def write_trust(
     minimum_quorum: int,
     independence: Independence = Independence.NONE,
     draw: Drawn = Drawn.ASSERTED,
+    referee: bool = False,
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 
@@ -184,6 +198,7 @@ def write_trust(
         "minimum_quorum": minimum_quorum,
         "independence": str(independence),
         "draw": str(draw),
+        "referee": referee,
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }

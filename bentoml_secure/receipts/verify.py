@@ -31,7 +31,7 @@ from bentoml_secure.attestation.evidence import (
     format_seconds,
 )
 from bentoml_secure.attestation.reference_values import Unchecked
-from bentoml_secure.digest import Digest
+from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import (
     Finding,
     MalformedInputError,
@@ -131,7 +131,13 @@ def verify_bundle(
             [Finding("receipt", str(error), "the form of receipt/v1")],
         ) from error
     issued = parse_time(receipt.issued_at, what="issued_at")
-    case = Case.of(bundle, receipt, trust, at=at or issued, now=now)
+    try:
+        case = Case.of(bundle, receipt, trust, at=at or issued, now=now)
+    except MalformedInputError as error:
+        raise ReceiptError(
+            "configuration cannot be read",
+            [Finding("configuration", str(error), "one of a deployment")],
+        ) from error
     report = Report()
     _judge_documents(case, report)
     results, unavailable = judge_parties(case, report)
@@ -171,6 +177,9 @@ def _judge_documents(case: Case, report: Report) -> None:
     report.require("plan_digest", receipt.plan_digest, bundle.plan.digest)
     report.require("scenario digest", receipt.scenario_digest, scenario.digest)
     report.require("scenario name", receipt.scenario_name, scenario.name)
+    config = digest_json(bundle.configuration)
+    report.require("config_digest", receipt.config_digest, config)
+    _judge_configuration(case, report)
     require_listed(report, "plan_digest", receipt.plan_digest, trust.plan_digests)
     require_listed(report, "config_digest", receipt.config_digest, trust.config_digests)
     if isinstance(trust.scenarios, Unchecked):
@@ -183,6 +192,19 @@ def _judge_documents(case: Case, report: Report) -> None:
     if scenario.quorum < trust.minimum_quorum:
         want = f"at least {trust.minimum_quorum} (minimum_quorum)"
         report.add("scenario quorum", scenario.quorum, want)
+
+
+def _judge_configuration(case: Case, report: Report) -> None:
+    bundle, topology = case.bundle, case.topology
+    if topology is None:
+        return
+    report.require("configuration service", topology.service, case.receipt.service)
+    report.require(
+        "configuration segments", topology.segments, len(bundle.plan.segments)
+    )
+    offered = bundle.configuration.get("scenarios")
+    if not isinstance(offered, list) or bundle.scenario.to_json() not in offered:
+        report.add("scenario", bundle.scenario.name, "one that the configuration has")
 
 
 def _judge_signature(case: Case, report: Report) -> None:
@@ -243,6 +265,8 @@ def _claims(
             for name, result in sorted(results.items())
         ],
         "dissenters": report.dissenters,
+        "skipped": report.skipped,
+        "ruled": report.ruled,
         "absent": report.absent,
         "missing_attachments": report.late,
     }
@@ -261,6 +285,7 @@ def _labels(
         "labels": {
             "distances": asserted,
             "weights": asserted,
+            "reasons of skips and absences": asserted,
             "nonces of runners": asserted,
             "bodies and tensors belong together": asserted,
             "draw": draw,

@@ -23,10 +23,16 @@ from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
 from bentoml_secure.receipts.store import SqliteReceiptStore
-from bentoml_secure.scenario import Configuration, Scenarios, parse_scenarios
+from bentoml_secure.scenario import (
+    Configuration,
+    Scenarios,
+    Topology,
+    parse_scenarios,
+)
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.held import held_for
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import (
@@ -46,11 +52,6 @@ from bentoml_secure.split.plan import Plan
 from bentoml_secure.split.runtime import LoadedSegment
 from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 from bentoml_secure.statements import utc_now
-
-
-def runner_name(service: str, segment: int, replica: int) -> str:
-    """Return the name of a replica's service: unique in the deployment."""
-    return f"{service}Segment{segment}Replica{replica}"
 
 
 def find(path: str | Path, module: str) -> Path:
@@ -96,6 +97,7 @@ class Deployment:
         name: Of the entry service.
         weights: The plan's folder.
         replicas: Of each segment.
+        referees: Whether each segment has one beside.
         scenarios: As offered.
         threads: ONNX Runtime's, per runner.
         in_process: Runners live in the entry's process: tests only.
@@ -105,6 +107,7 @@ class Deployment:
     name: str
     weights: Weights
     replicas: int
+    referees: bool
     scenarios: Scenarios
     threads: int
     in_process: bool
@@ -123,6 +126,7 @@ class Deployment:
         in_process: bool,
         max_message_bytes: int,
         module: str,
+        referees: bool = False,
         signer: str | Path | None = None,
         signature: str | Path | None = None,
     ) -> Deployment:
@@ -149,6 +153,7 @@ class Deployment:
             name=name,
             weights=Weights.read(folder, signed),
             replicas=replicas,
+            referees=referees,
             scenarios=parse_scenarios(_read("scenarios", find(scenarios, module))),
             threads=threads,
             in_process=in_process,
@@ -166,12 +171,24 @@ class Deployment:
         return self.weights.plan
 
     @property
-    def runner_names(self) -> list[list[str]]:
-        """Names of the replicas of each segment."""
-        return [
-            [runner_name(self.name, segment, r) for r in range(self.replicas)]
-            for segment in range(len(self.plan.segments))
-        ]
+    def topology(self) -> Topology:
+        """Which services it consists of."""
+        return Topology(
+            service=self.name,
+            segments=len(self.plan.segments),
+            replicas=self.replicas,
+            referees=self.referees,
+        )
+
+    @property
+    def runners(self) -> Mapping[str, int]:
+        """The segment of each runner by name, referees included."""
+        topology = self.topology
+        return {
+            name: segment
+            for segment in range(topology.segments)
+            for name in topology.runner_names(segment)
+        }
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -196,6 +213,7 @@ class Deployment:
             service=self.name,
             replicas=self.replicas,
             segments=len(self.plan.segments),
+            referees=self.referees,
             scenarios=self.scenarios,
             policy=self.policy.to_json(),
             sealed=self.weights.sealed,
@@ -307,6 +325,7 @@ class Deployment:
             identity,
             responder,
             allows_plain=any(not s.sealed for s in self.scenarios.by_name.values()),
+            held=held_for(self.scenarios),
         )
 
     def _judge_entry(self, shown: Shown, own: Identity) -> AttestationResult:
@@ -328,21 +347,25 @@ class Deployment:
             local: Runners in this process by name.
         """
         identity = self.identify(Role.ENTRY, self.name, None)
-        peers = [
-            [
-                Peer(
-                    name,
-                    index,
-                    self.plan.segments[index],
-                    self._channel(name, urls, local),
-                    policy=self.policy,
-                    own=identity,
-                    max_age_seconds=self.evidence_seconds,
-                )
-                for name in names
-            ]
-            for index, names in enumerate(self.runner_names)
-        ]
+        topology = self.topology
+        peers = {
+            name: Peer(
+                name,
+                index,
+                self.plan.segments[index],
+                self._channel(name, urls, local),
+                policy=self.policy,
+                own=identity,
+                max_age_seconds=self.evidence_seconds,
+            )
+            for name, index in self.runners.items()
+        }
+        segments = range(topology.segments)
+        engine = Engine(
+            self.plan,
+            [[peers[name] for name in topology.replica_names(i)] for i in segments],
+            [peers[n] for i in segments if (n := topology.referee_name(i)) is not None],
+        )
         folder = self.settings.store.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -354,7 +377,7 @@ class Deployment:
         return Entry(
             self.configuration,
             identity,
-            Engine(self.plan, peers),
+            engine,
             SqliteReceiptStore(self.settings.store),
             max_age_seconds=self.evidence_seconds,
             keep_salts=self.settings.salt_token is not None,

@@ -33,7 +33,7 @@ from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import late_votes, required_attachments
 from bentoml_secure.serving.draws import Draws
-from bentoml_secure.serving.engine import Engine, keep_all_attested
+from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.peers import FRESH_SHARE, ready
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.session.identity import Identity, Keys
@@ -165,6 +165,7 @@ class Entry:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.configuration = configuration
+        self._configuration = configuration.to_json()
         self.identity = identity
         self.engine = engine
         self.store = store
@@ -193,7 +194,7 @@ class Entry:
 
     async def start(self) -> None:
         """Begin to attest the replicas; does not wait for them."""
-        self._attesting = asyncio.create_task(keep_all_attested(self.engine.peers))
+        self._attesting = asyncio.create_task(self.engine.keep_attested())
 
     async def is_ready(self) -> bool:
         """Tell, within a second, whether the minimum scenario could be served."""
@@ -254,6 +255,7 @@ class Entry:
             evidence=(own.record, *(a.record for a in pinned)),
             plan=self.engine.plan,
             scenario=context.scenario,
+            configuration=self._configuration,
         )
         await asyncio.to_thread(self.store.put, receipt, bundle)
         metrics.count_receipt(context.scenario.name, "issued")
@@ -311,7 +313,8 @@ class Entry:
             attachment = await late_votes(
                 context,
                 receipt.payload_digest,
-                self.engine.distance,
+                self.engine.lockstep.distances,
+                self.engine.standing.record,
                 keys.signing,
                 self.clock,
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from bentoml_secure.consensus import committee
 from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, derive_salt, parse_hex
 from bentoml_secure.errors import ConfigurationError, MalformedInputError, SecureError
 from bentoml_secure.receipts.draw import DRAW_BYTES, Draw, parse_commitment
@@ -24,7 +25,7 @@ from bentoml_secure.serving.draws import Draws
 from bentoml_secure.session.keys import Session
 
 if TYPE_CHECKING:
-    from bentoml_secure.serving.engine import PendingVotes
+    from bentoml_secure.serving.lockstep import PendingVotes
     from bentoml_secure.serving.peers import Attested, Peer
 
 NONCE = b"bsec-nonce"
@@ -50,6 +51,7 @@ class RequestContext:
         pinned: Evidence of each replica, the same for the whole request.
         late: Votes still being collected.
         request_id: The 16 bytes that name this request and its receipt.
+        seed: 32 bytes that every draw of this request follows from.
     """
 
     api: str
@@ -68,10 +70,13 @@ class RequestContext:
     pinned: dict[str, Attested] = field(default_factory=dict)
     late: list[PendingVotes] = field(default_factory=list)
     request_id: bytes = field(init=False)
+    seed: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         # Once: every salt and every exchange of the request needs it.
-        self.request_id = derive_request_id(bytes.fromhex(self.draw.r), self.nonce)
+        r = bytes.fromhex(self.draw.r)
+        self.request_id = derive_request_id(r, self.nonce)
+        self.seed = committee.seed(r, self.nonce, self.request_id)
 
     def salt(self, infer_index: int, purpose: str, name: str) -> bytes:
         """Return the salt of one tensor or body of this request."""

@@ -178,6 +178,7 @@ def service(
     replicas: int,
     scenarios: str | Path,
     name: str | None = None,
+    referees: bool = False,
     signer: str | Path | None = None,
     signature: str | Path | None = None,
     in_process: bool = False,
@@ -194,6 +195,9 @@ def service(
         replicas: Of each segment; 2f+1 to stand f liars or failures.
         scenarios: File of the scenarios, relative to the project.
         name: Of the service; the class's name if left out.
+        referees: Whether each segment has a referee, a runner beside its replicas that
+            no committee is drawn from. It decides where a scenario says so, recomputes
+            what is audited, and is to run where its operator is trusted most.
         signer: PEM file of the key whose OpenSSF model signature the plan must have.
         signature: File of that signature; a sealed plan's own if left out.
         in_process: Build the runners inside the entry. For tests: such an entry sees
@@ -223,6 +227,7 @@ def service(
             name=name or cls.__name__,
             plan=plan,
             replicas=replicas,
+            referees=referees,
             scenarios=scenarios,
             threads=threads,
             in_process=in_process,
@@ -247,8 +252,7 @@ def _build(
 ) -> Any:
     services = {
         name: _runner_service(deployment, name, index, cls.__module__, runner_options)
-        for index, names in enumerate(deployment.runner_names)
-        for name in names
+        for name, index in deployment.runners.items()
     }
     attribute = _SecureAttribute(deployment)
     attribute.services = services
@@ -287,7 +291,7 @@ def _runner_service(
         (Runner,),
         {
             "__module__": module,
-            "__doc__": f"Replica of segment {index} of {deployment.name}.",
+            "__doc__": f"{name}: runs segment {index} of {deployment.name}.",
             "deployment": deployment,
             "name": name,
             "segment_index": index,

@@ -31,6 +31,7 @@ from bentoml_secure.scenario import (
     Independence,
     Scenario,
     Scenarios,
+    runner_name,
 )
 from bentoml_secure.session.identity import Keys
 from bentoml_secure.session.suites import HpkeKeys
@@ -41,7 +42,7 @@ from bentoml_secure.tensors import TensorSpec
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 EVIDENCE_AGE = timedelta(seconds=10)
-SERVICE = "Diagnosis"
+SERVICE = "D"
 TOLERANCE = 2e-5
 
 _FEATURES = 4
@@ -135,7 +136,7 @@ class Deployment:
     Attributes:
         plan: Of ``make_plan``.
         scenario: The only one.
-        config_digest: Of the configuration that all parties hold.
+        configuration: That all parties hold.
         entry: The entry service.
         runners: By segment, then replica.
         policy: Accepts simulated evidence under the deployment's root.
@@ -147,7 +148,7 @@ class Deployment:
 
     plan: Plan
     scenario: Scenario
-    config_digest: Digest
+    configuration: Configuration
     entry: Process
     runners: tuple[tuple[Process, ...], ...]
     policy: AppraisalPolicy
@@ -155,6 +156,11 @@ class Deployment:
     trust: Trust
     now: datetime
     platforms: Mapping[str, str]
+
+    @property
+    def config_digest(self) -> Digest:
+        """Of the configuration."""
+        return self.configuration.digest
 
     def voice(self, name: str) -> str:
         """Return a replica's voice, as an honest entry takes it from evidence."""
@@ -307,14 +313,16 @@ def build_deployment(
     return Deployment(
         plan=ground.plan,
         scenario=scenario,
-        config_digest=configuration.digest,
+        configuration=configuration,
         entry=ground.process(
             SERVICE, Role.ENTRY, None, HpkeKeys.generate() if sessions else None
         ),
         runners=tuple(
             tuple(
                 ground.process(
-                    f"{SERVICE}_{index}_{replica}", Role.RUNNER, segment.identity
+                    runner_name(SERVICE, index, replica),
+                    Role.RUNNER,
+                    segment.identity,
                 )
                 for replica in range(replicas)
             )

@@ -16,6 +16,7 @@ from enum import StrEnum
 import numpy as np
 
 from bentoml_secure.attestation.evidence import EvidenceRecord
+from bentoml_secure.consensus.committee import Candidate, draw_order, seed
 from bentoml_secure.consensus.quorum import Absence, Member, Tally, Vote, decide
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest, commit_body, derive_salt, digest_bytes
@@ -117,6 +118,7 @@ class Draft:
             evidence=self.evidence,
             plan=deployment.plan,
             scenario=deployment.scenario,
+            configuration=deployment.configuration.to_json(),
         )
 
     def late_votes(self, receipt: Envelope) -> LateVotes:
@@ -358,6 +360,7 @@ class _Request:
             )
         record = SegmentRecord(
             segment=segment.identity,
+            weights=dict.fromkeys(acting, 1.0),
             tally=tally,
             statements={n: s for n, s in statements.items() if acting[n] in _VOTING},
         )
@@ -378,8 +381,14 @@ class _Request:
             for name, behaviour in acting.items()
             if behaviour in _VOTING
         ]
+        order = draw_order(
+            seed(self.r, self.nonce, self.request_id),
+            [Candidate(replica=name) for name in acting],
+            infer_index=infer,
+            segment_index=number,
+        )
         return decide(
-            [Member(replica=name, voice=self._voice(name)) for name in acting],
+            [Member(replica=name, voice=self._voice(name)) for name in order],
             votes,
             [
                 Absence(replica=name, reason="connection refused")

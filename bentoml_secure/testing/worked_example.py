@@ -72,7 +72,8 @@ def shortened(statement: dict[str, Any]) -> dict[str, Any]:
 def blocks(example: Draft) -> dict[str, str]:
     """Return what stands on the page, by name of the block."""
     bundle = example.bundle()
-    first = example.receipt.infers[0].segments[0].statements["Diagnosis_0_0"]
+    voted = example.receipt.infers[0].segments[0].statements
+    first = voted["DSegment0Replica0"]
     (late,) = bundle.attachments
     signed = example.receipt.draw.signed
     commitment = {} if signed is None else json.loads(signed.payload)

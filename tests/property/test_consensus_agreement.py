@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bentoml_secure.consensus.collect import Answer, collect
+from bentoml_secure.consensus.collect import Answer, Terms, collect
 from bentoml_secure.consensus.quorum import (
     Absence,
     Member,
@@ -22,6 +22,7 @@ from bentoml_secure.consensus.quorum import (
     reachable,
     recompute,
 )
+from bentoml_secure.consensus.seating import Bench
 from bentoml_secure.digest import Digest, canonical_json, parse_json
 from bentoml_secure.errors import MalformedInputError, QuorumNotReached, SecureError
 
@@ -320,26 +321,29 @@ def test_collecting_ends_as_deciding_does_and_leaves_no_task(
     turns = {m.replica: data.draw(st.integers(0, 4)) for m in scene.committee}
     failed = {absence.replica for absence in scene.absent}
 
-    async def ask(member: Member) -> Answer[int]:
-        for _ in range(turns[member.replica]):
+    async def ask(replica: str) -> Answer[int]:
+        for _ in range(turns[replica]):
             await asyncio.sleep(0)
-        if member.replica in failed:
+        if replica in failed:
             raise TimeoutError
-        if member.replica not in scene.contents:
+        if replica not in scene.contents:
             await asyncio.Event().wait()
-        content = scene.contents[member.replica]
-        return Answer(vote=vote(member.replica, content), value=content)
+        content = scene.contents[replica]
+        return Answer(vote=vote(replica, content), value=content)
 
     async def run() -> tuple[Tally, Any]:
         try:
             outcome = await collect(
-                scene.committee,
+                Bench.of(scene.committee),
                 ask,
                 distance=lambda a, b: scene.distances[frozenset((a, b))],
-                quorum=scene.quorum,
-                tolerance=TOLERANCE,
-                deadline_seconds=60.0 if scene.tally().accepted else 0.02,
-                grace_seconds=0.001,
+                terms=Terms(
+                    size=len(scene.committee),
+                    quorum=scene.quorum,
+                    tolerance=TOLERANCE,
+                    deadline_seconds=60.0 if scene.tally().accepted else 0.02,
+                    grace_seconds=0.001,
+                ),
             )
         except QuorumNotReached as refused:
             assert asyncio.all_tasks() == {asyncio.current_task()}

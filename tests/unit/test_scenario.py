@@ -28,7 +28,17 @@ FIELDS: dict[str, Any] = {
     "grace_ms": 500,
     "evidence_max_age_seconds": 300,
 }
-DEFAULTS: dict[str, Any] = {"independence": "none", "placement": {}, "sealed": True}
+DEFAULTS: dict[str, Any] = {
+    "independence": "none",
+    "placement": {},
+    "sealed": True,
+    "spares": 0,
+    "escalation": 0,
+    "referee": False,
+    "mode": "lock-step",
+    "commit_reveal": False,
+    "audit_rate": 0,
+}
 
 
 def table(name: str, /, **changes: Any) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bentoml_secure.consensus.collect import Answer, Late, Round, collect
+from bentoml_secure.consensus.collect import Answer, Late, Round, Terms, collect
 from bentoml_secure.consensus.quorum import Absence, Member, Tally, Vote, recompute
+from bentoml_secure.consensus.seating import Bench
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
     ConfigurationError,
@@ -34,8 +35,8 @@ async def nothing_is_left_behind() -> AsyncIterator[None]:
     assert complaints == []
 
 
-def committee(names: str) -> list[Member]:
-    return [Member(replica=name) for name in names]
+def committee(names: str) -> Bench:
+    return Bench.of([Member(replica=name) for name in names])
 
 
 def vote(replica: str, content: float) -> Vote:
@@ -62,13 +63,13 @@ class Replicas:
     cancelled: list[str] = field(default_factory=list)
     answers: dict[str, asyncio.Future[Answer[float]]] = field(default_factory=dict)
 
-    async def ask(self, member: Member) -> Answer[float]:
-        self.asked.append(member.replica)
+    async def ask(self, replica: str) -> Answer[float]:
+        self.asked.append(replica)
         try:
-            return await self.coming(member.replica)
+            return await self.coming(replica)
         except asyncio.CancelledError:
             await asyncio.sleep(0)
-            self.cancelled.append(member.replica)
+            self.cancelled.append(replica)
             raise
 
     def coming(self, replica: str) -> asyncio.Future[Answer[float]]:
@@ -84,7 +85,7 @@ class Replicas:
 
 async def agree(
     names: str,
-    ask: Callable[[Member], Awaitable[Answer[float]]],
+    ask: Callable[[str], Awaitable[Answer[float]]],
     *,
     quorum: int = 2,
     tolerance: float = 0.0,
@@ -96,10 +97,13 @@ async def agree(
         committee(names),
         ask,
         distance=distance,
-        quorum=quorum,
-        tolerance=tolerance,
-        deadline_seconds=deadline_seconds,
-        grace_seconds=grace_seconds,
+        terms=Terms(
+            size=len(names),
+            quorum=quorum,
+            tolerance=tolerance,
+            deadline_seconds=deadline_seconds,
+            grace_seconds=grace_seconds,
+        ),
     )
 
 
@@ -230,10 +234,10 @@ async def test_a_round_that_nobody_keeps_still_ends_its_asks() -> None:
 async def test_a_failing_ask_is_an_absence(
     names: str, error: BaseException, reason: str
 ) -> None:
-    async def ask(member: Member) -> Answer[float]:
-        if member.replica == "a":
+    async def ask(replica: str) -> Answer[float]:
+        if replica == "a":
             raise error
-        return answer(member.replica, 1.0)
+        return answer(replica, 1.0)
 
     if names == "abc":
         tally = (await agree(names, ask)).tally
@@ -248,11 +252,11 @@ async def test_an_unexpected_error_is_an_absence_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # Not a coroutine: it fails while it is called.
-    def ask(member: Member) -> Awaitable[Answer[float]]:
-        if member.replica == "b":
+    def ask(replica: str) -> Awaitable[Answer[float]]:
+        if replica == "b":
             raise ZeroDivisionError("secret detail")
         future = asyncio.get_running_loop().create_future()
-        future.set_result(answer(member.replica, 1.0))
+        future.set_result(answer(replica, 1.0))
         return future
 
     with caplog.at_level(logging.ERROR):
@@ -276,8 +280,8 @@ async def test_an_unexpected_error_is_an_absence_and_logged(
 async def test_a_vote_that_is_not_the_members_own_is_an_absence(
     given: Answer[float], reason: str
 ) -> None:
-    async def ask(member: Member) -> Answer[float]:
-        return given if member.replica == "b" else answer(member.replica, 1.0)
+    async def ask(replica: str) -> Answer[float]:
+        return given if replica == "b" else answer(replica, 1.0)
 
     outcome = await agree("abc", ask)
     (absence,) = outcome.tally.absent
@@ -328,9 +332,9 @@ async def test_the_deadline_is_by_the_callers_clock() -> None:
     replicas = Replicas()
     now = [100.0]
 
-    async def ask(member: Member) -> Answer[float]:
-        if member.replica != "a":
-            return await replicas.ask(member)
+    async def ask(replica: str) -> Answer[float]:
+        if replica != "a":
+            return await replicas.ask(replica)
         now[0] += 61.0
         return answer("a", 1.0)
 
@@ -339,18 +343,21 @@ async def test_the_deadline_is_by_the_callers_clock() -> None:
             committee("abc"),
             ask,
             distance=apart,
-            quorum=2,
-            tolerance=0.0,
-            deadline_seconds=60.0,
-            grace_seconds=0.0,
+            terms=Terms(
+                size=3,
+                quorum=2,
+                tolerance=0.0,
+                deadline_seconds=60.0,
+                grace_seconds=0.0,
+            ),
             clock=lambda: now[0],
         )
     assert sorted(replicas.cancelled) == ["b", "c"]
 
 
 async def test_a_quorum_that_is_there_at_the_deadline_is_taken() -> None:
-    async def ask(member: Member) -> Answer[float]:
-        return answer(member.replica, 1.0)
+    async def ask(replica: str) -> Answer[float]:
+        return answer(replica, 1.0)
 
     outcome = await agree("abc", ask, deadline_seconds=0.0)
     assert outcome.tally.accepted
@@ -431,9 +438,9 @@ async def test_a_rule_that_fails_ends_the_round() -> None:
 
 
 async def test_a_committee_of_one_needs_no_task() -> None:
-    async def ask(member: Member) -> Answer[float]:
+    async def ask(replica: str) -> Answer[float]:
         assert asyncio.current_task() is caller
-        return answer(member.replica, 1.0)
+        return answer(replica, 1.0)
 
     caller = asyncio.current_task()
     outcome = await agree("a", ask, quorum=1)

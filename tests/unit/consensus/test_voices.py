@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from bentoml_secure.consensus.collect import Answer, collect
+from bentoml_secure.consensus.collect import Answer, Terms, collect
 from bentoml_secure.consensus.quorum import (
     Absence,
     Member,
@@ -19,6 +19,7 @@ from bentoml_secure.consensus.quorum import (
     recompute,
     refusal,
 )
+from bentoml_secure.consensus.seating import Bench
 from bentoml_secure.consensus.seats import Seats
 from bentoml_secure.digest import Digest, canonical_json, parse_json
 from bentoml_secure.errors import ConfigurationError, QuorumNotReached
@@ -203,42 +204,39 @@ def test_a_count_of_heads_does_not_recompute_with_voices() -> None:
     assert [finding.field for finding in recompute(one, votes_of("xx-"))] == ["voices"]
 
 
+TERMS = Terms(size=3, quorum=2, tolerance=0.0, deadline_seconds=5, grace_seconds=1)
+
+
 async def test_collecting_waits_for_another_voice() -> None:
     other = asyncio.Event()
 
-    async def ask(member: Member) -> Answer[float]:
-        if member.voice == "b":
+    async def ask(replica: str) -> Answer[float]:
+        if replica == "r2":
             await other.wait()
-        elif member.replica == "r1":
+        elif replica == "r1":
             # Both replicas of one voice have answered by now; that is not enough.
             asyncio.get_running_loop().call_later(0.01, other.set)
-        return Answer(vote=vote(member.replica, "x"), value=0.0)
+        return Answer(vote=vote(replica, "x"), value=0.0)
 
     agreed = await collect(
-        members("aab"),
+        Bench.of(members("aab")),
         ask,
         distance=lambda a, b: None,
-        quorum=2,
-        tolerance=0.0,
-        deadline_seconds=5,
-        grace_seconds=1,
+        terms=TERMS,
     )
     assert agreed.tally.clique == ("r0", "r1", "r2")
 
 
 async def test_collecting_refuses_once_only_one_voice_is_left() -> None:
-    async def ask(member: Member) -> Answer[float]:
-        if member.voice == "b":
+    async def ask(replica: str) -> Answer[float]:
+        if replica == "r2":
             raise TimeoutError
-        return Answer(vote=vote(member.replica, "x"), value=0.0)
+        return Answer(vote=vote(replica, "x"), value=0.0)
 
     with pytest.raises(QuorumNotReached, match="2 of 3 replicas agree with 1 voice"):
         await collect(
-            members("aab"),
+            Bench.of(members("aab")),
             ask,
             distance=lambda a, b: None,
-            quorum=2,
-            tolerance=0.0,
-            deadline_seconds=5,
-            grace_seconds=1,
+            terms=TERMS,
         )

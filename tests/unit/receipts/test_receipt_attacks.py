@@ -96,7 +96,7 @@ def hide_output(draft: Draft) -> Bundle:
 def statement_of_another_request(draft: Draft) -> Bundle:
     record = draft.receipt.infers[0].segments[0]
     other = another(draft).receipt.infers[0].segments[0]
-    name = "Diagnosis_0_1"
+    name = "DSegment0Replica1"
     statements = {**record.statements, name: other.statements[name]}
     return with_segment(draft, 0, replace(record, statements=statements)).bundle()
 
@@ -111,14 +111,14 @@ def statement_of_another_infer(draft: Draft) -> Bundle:
 
 def statement_of_another_replica(draft: Draft) -> Bundle:
     record = draft.receipt.infers[0].segments[0]
-    copied = record.statements["Diagnosis_0_0"]
-    statements = {**record.statements, "Diagnosis_0_1": copied}
+    copied = record.statements["DSegment0Replica0"]
+    statements = {**record.statements, "DSegment0Replica1": copied}
     return with_segment(draft, 0, replace(record, statements=statements)).bundle()
 
 
 def statement_forged_by_the_entry(draft: Draft) -> Bundle:
     record = draft.receipt.infers[0].segments[0]
-    name = "Diagnosis_0_1"
+    name = "DSegment0Replica1"
     forged = sign_statement(draft.deployment.entry.signing, statement(draft, 0, name))
     statements = {**record.statements, name: forged}
     return with_segment(draft, 0, replace(record, statements=statements)).bundle()
@@ -127,40 +127,42 @@ def statement_forged_by_the_entry(draft: Draft) -> Bundle:
 def drop_statement(draft: Draft) -> Bundle:
     record = draft.receipt.infers[0].segments[0]
     statements = dict(record.statements)
-    del statements["Diagnosis_0_2"]
+    del statements["DSegment0Replica2"]
     return with_segment(draft, 0, replace(record, statements=statements)).bundle()
 
 
 def exchange_twice(draft: Draft) -> Bundle:
-    used = statement(draft, 0, "Diagnosis_0_0").exchange_id
-    return restate(draft, 1, "Diagnosis_1_1", exchange_id=used).bundle()
+    used = statement(draft, 0, "DSegment0Replica0").exchange_id
+    return restate(draft, 1, "DSegment1Replica1", exchange_id=used).bundle()
 
 
 def other_outputs(draft: Draft) -> Bundle:
-    said = statement(draft, 0, "Diagnosis_0_1").outputs
-    return restate(draft, 0, "Diagnosis_0_1", outputs={"z": said["t1"]}).bundle()
+    said = statement(draft, 0, "DSegment0Replica1").outputs
+    return restate(draft, 0, "DSegment0Replica1", outputs={"z": said["t1"]}).bundle()
 
 
 def other_inputs(draft: Draft) -> Bundle:
     """A replica says that it was given a tensor more."""
-    said = statement(draft, 0, "Diagnosis_0_1").inputs
-    return restate(draft, 0, "Diagnosis_0_1", inputs={**said, "z": said["x"]}).bundle()
+    said = statement(draft, 0, "DSegment0Replica1").inputs
+    return restate(
+        draft, 0, "DSegment0Replica1", inputs={**said, "z": said["x"]}
+    ).bundle()
 
 
 def other_plan(draft: Draft) -> Bundle:
     return restate(
-        draft, 0, "Diagnosis_0_1", plan_digest=digest_json("another")
+        draft, 0, "DSegment0Replica1", plan_digest=digest_json("another")
     ).bundle()
 
 
 def other_segment(draft: Draft) -> Bundle:
     identity = draft.deployment.plan.segments[1].identity
-    return restate(draft, 0, "Diagnosis_0_1", segment=identity).bundle()
+    return restate(draft, 0, "DSegment0Replica1", segment=identity).bundle()
 
 
 def other_document(draft: Draft) -> Bundle:
     return restate(
-        draft, 0, "Diagnosis_0_1", key_document=digest_json("another")
+        draft, 0, "DSegment0Replica1", key_document=digest_json("another")
     ).bundle()
 
 
@@ -168,11 +170,13 @@ def other_document(draft: Draft) -> Bundle:
 
 
 def edit_medoid(draft: Draft) -> Bundle:
-    return with_tally(draft, 0, medoid="Diagnosis_0_1").bundle()
+    return with_tally(draft, 0, medoid="DSegment0Replica1").bundle()
 
 
 def edit_clique(draft: Draft) -> Bundle:
-    return with_tally(draft, 0, clique=("Diagnosis_0_0", "Diagnosis_0_1")).bundle()
+    return with_tally(
+        draft, 0, clique=("DSegment0Replica0", "DSegment0Replica1")
+    ).bundle()
 
 
 def lower_quorum(draft: Draft) -> Bundle:
@@ -195,7 +199,11 @@ def nothing_agreed(draft: Draft) -> Bundle:
     ]
     votes = [
         Vote(replica=name, commitments=tuple(sorted(said.outputs.items())))
-        for name in ("Diagnosis_0_0", "Diagnosis_0_1", "Diagnosis_0_2")
+        for name in (
+            "DSegment0Replica0",
+            "DSegment0Replica1",
+            "DSegment0Replica2",
+        )
         for said in [statement(liar, 0, name)]
     ]
     refused = decide(
@@ -234,7 +242,7 @@ def merge_groups(draft: Draft) -> Bundle:
 
 def shrink_committee(draft: Draft) -> Bundle:
     record = draft.receipt.infers[0].segments[0]
-    names = ("Diagnosis_0_0", "Diagnosis_0_1")
+    names = ("DSegment0Replica0", "DSegment0Replica1")
     tally = replace(
         record.tally,
         committee=tuple(Member(replica=name) for name in names),
@@ -270,31 +278,43 @@ ATTACKS: list[tuple[Attack, str]] = [
     (drop_segment, "infer 0 segments"),
     (double_segment, "infer 0 segments"),
     (swap_segments, "infer 0 segments"),
-    (break_chain, "infer 0 segment 1 statement Diagnosis_1_0 input t1"),
-    (lie_about_input, "infer 0 segment 0 statement Diagnosis_0_0 input x"),
+    (break_chain, "infer 0 segment 1 statement DSegment1Replica0 input t1"),
+    (lie_about_input, "infer 0 segment 0 statement DSegment0Replica0 input x"),
     (lie_about_output, "infer 0 output y"),
     (hide_output, "infer 0 outputs"),
     (
         statement_of_another_request,
-        "infer 0 segment 0 statement Diagnosis_0_1 request_id",
+        "infer 0 segment 0 statement DSegment0Replica1 request_id",
     ),
     (
         statement_of_another_infer,
-        "infer 1 segment 0 statement Diagnosis_0_0 infer_index",
+        "infer 1 segment 0 statement DSegment0Replica0 infer_index",
     ),
     (
         statement_of_another_infer,
-        "infer 1 segment 0 statement Diagnosis_0_0 exchange_id",
+        "infer 1 segment 0 statement DSegment0Replica0 exchange_id",
     ),
-    (statement_of_another_replica, "infer 0 segment 0 statement Diagnosis_0_1"),
-    (statement_forged_by_the_entry, "infer 0 segment 0 statement Diagnosis_0_1"),
+    (
+        statement_of_another_replica,
+        "infer 0 segment 0 statement DSegment0Replica1",
+    ),
+    (
+        statement_forged_by_the_entry,
+        "infer 0 segment 0 statement DSegment0Replica1",
+    ),
     (drop_statement, "infer 0 segment 0 tally groups"),
-    (exchange_twice, "infer 0 segment 1 statement Diagnosis_1_1 exchange_id"),
-    (other_outputs, "infer 0 segment 0 statement Diagnosis_0_1 outputs"),
-    (other_inputs, "infer 0 segment 0 statement Diagnosis_0_1 inputs"),
-    (other_plan, "infer 0 segment 0 statement Diagnosis_0_1 plan_digest"),
-    (other_segment, "infer 0 segment 0 statement Diagnosis_0_1 segment"),
-    (other_document, "infer 0 segment 0 statement Diagnosis_0_1 key_document"),
+    (
+        exchange_twice,
+        "infer 0 segment 1 statement DSegment1Replica1 exchange_id",
+    ),
+    (other_outputs, "infer 0 segment 0 statement DSegment0Replica1 outputs"),
+    (other_inputs, "infer 0 segment 0 statement DSegment0Replica1 inputs"),
+    (other_plan, "infer 0 segment 0 statement DSegment0Replica1 plan_digest"),
+    (other_segment, "infer 0 segment 0 statement DSegment0Replica1 segment"),
+    (
+        other_document,
+        "infer 0 segment 0 statement DSegment0Replica1 key_document",
+    ),
     (edit_medoid, "infer 0 segment 0 tally medoid"),
     (edit_clique, "infer 0 segment 0 tally clique"),
     (lower_quorum, "infer 0 segment 0 tally quorum"),
@@ -307,8 +327,8 @@ ATTACKS: list[tuple[Attack, str]] = [
     (merge_groups, "infer 0 segment 0 tally groups"),
     (shrink_committee, "infer 0 segment 0 committee size"),
     (seat_twice, "infer 0 segment 0 tally committee"),
-    (entry_in_the_committee, "party Diagnosis role"),
-    (runner_of_another_segment, "party Diagnosis_0_0 segment"),
+    (entry_in_the_committee, "party D role"),
+    (runner_of_another_segment, "party DSegment0Replica0 segment"),
 ]
 
 

@@ -67,7 +67,7 @@ def with_document(draft: Draft, **changes: Any) -> Draft:
 
 def prover_as_runner(draft: Draft) -> Bundle:
     odd = with_document(draft, role=Role.PROVER)
-    return with_party(odd, "Diagnosis_0_1", role="runner").bundle()
+    return with_party(odd, "DSegment0Replica1", role="runner").bundle()
 
 
 def runner_of_another_plan(draft: Draft) -> Bundle:
@@ -83,10 +83,10 @@ def runner_of_another_release(draft: Draft) -> Bundle:
 
 
 def one_document_two_names(draft: Draft) -> Bundle:
-    shown = party(draft, "Diagnosis_0_0")
+    shown = party(draft, "DSegment0Replica0")
     return with_party(
         draft,
-        "Diagnosis_0_1",
+        "DSegment0Replica1",
         key_document=shown.key_document,
         evidence=shown.evidence,
         evidence_nonce=shown.evidence_nonce,
@@ -94,10 +94,10 @@ def one_document_two_names(draft: Draft) -> Bundle:
 
 
 def evidence_of_another_party(draft: Draft) -> Bundle:
-    shown = party(draft, "Diagnosis_0_0")
+    shown = party(draft, "DSegment0Replica0")
     return with_party(
         draft,
-        "Diagnosis_0_1",
+        "DSegment0Replica1",
         evidence=shown.evidence,
         evidence_nonce=shown.evidence_nonce,
     ).bundle()
@@ -105,7 +105,7 @@ def evidence_of_another_party(draft: Draft) -> Bundle:
 
 def replayed_evidence(draft: Draft) -> Bundle:
     """Evidence over another nonce than the one that the receipt names."""
-    return with_party(draft, "Diagnosis_0_1", evidence_nonce="00" * 32).bundle()
+    return with_party(draft, "DSegment0Replica1", evidence_nonce="00" * 32).bundle()
 
 
 def without_evidence_of(name: str) -> Attack:
@@ -133,24 +133,24 @@ def without_entry(draft: Draft) -> Bundle:
 
 
 def without_voter(draft: Draft) -> Bundle:
-    rest = tuple(p for p in draft.receipt.parties if p.name != "Diagnosis_0_2")
+    rest = tuple(p for p in draft.receipt.parties if p.name != "DSegment0Replica2")
     return with_receipt(draft, parties=rest).bundle()
 
 
 def uninvited_party(draft: Draft) -> Bundle:
-    shown = party(draft, "Diagnosis_0_0")
+    shown = party(draft, "DSegment0Replica0")
     guest = replace(shown, name="Guest")
     return with_receipt(draft, parties=(*draft.receipt.parties, guest)).bundle()
 
 
 def stale_evidence(draft: Draft) -> Bundle:
     long_ago = format_time(draft.deployment.now - timedelta(seconds=400))
-    return with_party(draft, "Diagnosis_1_2", nonce_issued_at=long_ago).bundle()
+    return with_party(draft, "DSegment1Replica2", nonce_issued_at=long_ago).bundle()
 
 
 def evidence_from_the_future(draft: Draft) -> Bundle:
     later = format_time(draft.deployment.now + timedelta(seconds=2))
-    return with_party(draft, "Diagnosis_1_2", nonce_issued_at=later).bundle()
+    return with_party(draft, "DSegment1Replica2", nonce_issued_at=later).bundle()
 
 
 def runner_as_entry(draft: Draft) -> Bundle:
@@ -258,46 +258,52 @@ def evidence_twice(draft: Draft) -> Bundle:
 
 
 ATTACKS: list[tuple[Attack, str]] = [
-    (prover_as_runner, "party Diagnosis_0_1 role"),
-    (runner_of_another_plan, "party Diagnosis_0_1 plan"),
-    (runner_of_another_deployment, "party Diagnosis_0_1 config_digest"),
-    (runner_of_another_release, "party Diagnosis_0_1 package"),
-    (one_key_two_names, "party Diagnosis_0_1 ed25519"),
-    (one_document_two_names, "party Diagnosis_0_1 key_document"),
-    (one_document_two_names, "party Diagnosis_0_1 service"),
-    (evidence_of_another_party, "party Diagnosis_0_1 evidence report_data"),
-    (replayed_evidence, "party Diagnosis_0_1 evidence report_data"),
-    (without_evidence_of("Diagnosis"), "party Diagnosis evidence"),
-    (without_evidence_of("Diagnosis_1_0"), "party Diagnosis_1_0 evidence"),
-    (without_document_of("Diagnosis"), "party Diagnosis key_document"),
-    (without_document_of("Diagnosis"), "receipt signature"),
-    (without_document_of("Diagnosis_1_0"), "party Diagnosis_1_0 key_document"),
+    (prover_as_runner, "party DSegment0Replica1 role"),
+    (runner_of_another_plan, "party DSegment0Replica1 plan"),
+    (runner_of_another_deployment, "party DSegment0Replica1 config_digest"),
+    (runner_of_another_release, "party DSegment0Replica1 package"),
+    (one_key_two_names, "party DSegment0Replica1 ed25519"),
+    (one_document_two_names, "party DSegment0Replica1 key_document"),
+    (one_document_two_names, "party DSegment0Replica1 service"),
+    (evidence_of_another_party, "party DSegment0Replica1 evidence report_data"),
+    (replayed_evidence, "party DSegment0Replica1 evidence report_data"),
+    (without_evidence_of("D"), "party D evidence"),
     (
-        without_document_of("Diagnosis_1_0"),
-        "infer 0 segment 1 statement Diagnosis_1_0",
+        without_evidence_of("DSegment1Replica0"),
+        "party DSegment1Replica0 evidence",
+    ),
+    (without_document_of("D"), "party D key_document"),
+    (without_document_of("D"), "receipt signature"),
+    (
+        without_document_of("DSegment1Replica0"),
+        "party DSegment1Replica0 key_document",
+    ),
+    (
+        without_document_of("DSegment1Replica0"),
+        "infer 0 segment 1 statement DSegment1Replica0",
     ),
     (without_entry, "parties entry"),
-    (without_voter, "infer 0 segment 0 replica Diagnosis_0_2"),
+    (without_voter, "infer 0 segment 0 replica DSegment0Replica2"),
     (uninvited_party, "parties"),
-    (stale_evidence, "party Diagnosis_1_2 nonce_issued_at"),
-    (stale_evidence, "party Diagnosis_1_2 evidence nonce_issued_at"),
-    (evidence_from_the_future, "party Diagnosis_1_2 nonce_issued_at"),
-    (runner_as_entry, "party Diagnosis_0_0 role"),
+    (stale_evidence, "party DSegment1Replica2 nonce_issued_at"),
+    (stale_evidence, "party DSegment1Replica2 evidence nonce_issued_at"),
+    (evidence_from_the_future, "party DSegment1Replica2 nonce_issued_at"),
+    (runner_as_entry, "party DSegment0Replica0 role"),
     (other_configuration, "config_digest"),
-    (other_configuration, "party Diagnosis config_digest"),
+    (other_configuration, "party D config_digest"),
     (padded_bundle, "bundle key_documents"),
     (evidence_twice, "bundle evidence"),
     (signed_by_a_stranger, "receipt signature"),
     (
         signed_by_a_stranger_who_shows_a_key,
-        "party Diagnosis evidence report_data",
+        "party D evidence report_data",
     ),
     (edited_after_signing, "receipt signature"),
     (unknown_field, "receipt"),
     (other_draw, "draw commitment"),
     (chosen_request_id, "receipt_id"),
     (other_r, "receipt_id"),
-    (other_nonce, "infer 0 segment 0 statement Diagnosis_0_0 nonce"),
+    (other_nonce, "infer 0 segment 0 statement DSegment0Replica0 nonce"),
     (weaker_scenario_shown, "scenario digest"),
     (scenario_under_another_name, "scenario name"),
     (other_plan_shown, "plan_digest"),

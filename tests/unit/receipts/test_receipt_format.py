@@ -62,7 +62,7 @@ def test_the_example_verifies(recorded: bytes) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     verdict = verify_bundle(parse_bundle(recorded), trust, now=now)
     assert verdict.state is State.ACCEPTED
-    assert [d["replica"] for d in verdict.claims["dissenters"]] == ["Diagnosis_0_1"]
+    assert [d["replica"] for d in verdict.claims["dissenters"]] == ["DSegment0Replica1"]
 
 
 def test_the_verifier_on_the_page_agrees(

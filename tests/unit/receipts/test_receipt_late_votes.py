@@ -50,7 +50,7 @@ def drop_late_replica(draft: Draft) -> Bundle:
 
 def invent_late_replica(draft: Draft) -> Bundle:
     late = draft.late[0, 1]
-    absent = (*late.absent, Absence(replica="Diagnosis_1_0", reason="lost"))
+    absent = (*late.absent, Absence(replica="DSegment1Replica0", reason="lost"))
     return replace(
         draft, late={**draft.late, (0, 1): replace(late, absent=absent)}
     ).bundle()
@@ -139,18 +139,21 @@ def attachment_without_a_key(draft: Draft) -> Bundle:
 
 
 LATE_ATTACKS: list[tuple[Attack, str]] = [
-    (late_vote_nobody_signed, "late-votes infer 0 segment 0 statement Diagnosis_0_2"),
+    (
+        late_vote_nobody_signed,
+        "late-votes infer 0 segment 0 statement DSegment0Replica2",
+    ),
     (attachment_without_a_key, "attachment 0"),
     (drop_late_replica, "late-votes infer 0 segment 0 replicas"),
     (invent_late_replica, "late-votes infer 0 segment 1 replicas"),
     (
         late_vote_of_another_request,
-        "late-votes infer 0 segment 0 statement Diagnosis_0_2 request_id",
+        "late-votes infer 0 segment 0 statement DSegment0Replica2 request_id",
     ),
     (late_vote_for_another_infer, "late-votes infer 1 segment 0 replicas"),
     (
         distance_of_equal_answers,
-        "late-votes infer 0 segment 0 Diagnosis_0_2 distance",
+        "late-votes infer 0 segment 0 DSegment0Replica2 distance",
     ),
     (attachment_of_another_receipt, "attachment 0 (late-votes) subject"),
     (attachment_of_another_receipt, "attachment 0 (late-votes) receipt_id"),
@@ -207,4 +210,4 @@ def test_receipt_that_is_issued_for_another_bundle(
     bundle = replace(
         draft.bundle(), receipt=issue(other.receipt, deployment.entry.signing)
     )
-    assert "party Diagnosis evidence" in findings(bundle, deployment, now)
+    assert "party D evidence" in findings(bundle, deployment, now)

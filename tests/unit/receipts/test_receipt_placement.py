@@ -26,7 +26,7 @@ def deployed(*platforms: str, **settings: Any) -> Deployment:
     replicas = len(platforms)
     return build_deployment(
         platforms={
-            f"{SERVICE}_0_{replica}": platform
+            f"{SERVICE}Segment0Replica{replica}": platform
             for replica, platform in enumerate(platforms)
         },
         replicas=replicas,
@@ -54,9 +54,9 @@ class TestALyingEntry:
         )
         found = rejected(forged.bundle(), deployment.trust, now)
         assert found == {
-            "infer 0 segment 0 tally medoid": f"'{SERVICE}_0_0'",
+            "infer 0 segment 0 tally medoid": f"'{SERVICE}Segment0Replica0'",
             "infer 0 segment 0 tally accepted": "True",
-            "infer 0 segment 0 tally dissenters": f"('{SERVICE}_0_2',)",
+            "infer 0 segment 0 tally dissenters": f"('{SERVICE}Segment0Replica2',)",
             "infer 0 segment 0 independence": (
                 "1 platforms among the replicas that agree"
             ),
@@ -95,11 +95,16 @@ class TestALyingEntry:
         near = {(0, 0, seat): Behaviour.NEAR for seat in range(3)}
         deployment = deployed("a", "a", "a", "b", "c", independence=PLATFORM)
         honest = build_draft(deployment, behaviours=near)
-        assert honest.receipt.infers[0].segments[0].tally.medoid == f"{SERVICE}_0_3"
+        assert (
+            honest.receipt.infers[0].segments[0].tally.medoid
+            == f"{SERVICE}Segment0Replica3"
+        )
         verify_bundle(honest.bundle(), deployment.trust, now=now)
         forged = build_draft(deployment, behaviours=near, heads_counted=True)
         found = rejected(forged.bundle(), deployment.trust, now)
-        assert found == {"infer 0 segment 0 tally medoid": f"'{SERVICE}_0_0'"}
+        assert found == {
+            "infer 0 segment 0 tally medoid": f"'{SERVICE}Segment0Replica0'"
+        }
 
 
 class TestAnHonestEntry:
@@ -113,7 +118,11 @@ class TestAnHonestEntry:
         assert verdict.state is State.ACCEPTED
         assert verdict.claims["independence"] == "platform"
         platforms = {p["name"]: p["platform_id"] for p in verdict.claims["parties"]}
-        assert platforms[f"{SERVICE}_0_1"] == platforms[f"{SERVICE}_0_2"] == "host-b"
+        assert (
+            platforms[f"{SERVICE}Segment0Replica1"]
+            == platforms[f"{SERVICE}Segment0Replica2"]
+            == "host-b"
+        )
 
     def test_a_replica_without_evidence_is_absent_and_no_voice(
         self, now: datetime
@@ -121,10 +130,12 @@ class TestAnHonestEntry:
         deployment = deployed("host-a", "host-b", "host-c", independence=PLATFORM)
         draft = without(
             build_draft(deployment, behaviours={(0, 0, 1): Behaviour.ABSENT}),
-            f"{SERVICE}_0_1",
+            f"{SERVICE}Segment0Replica1",
         )
         verdict = verify_bundle(draft.bundle(), deployment.trust, now=now)
-        assert [a["replica"] for a in verdict.claims["absent"]] == [f"{SERVICE}_0_1"]
+        assert [a["replica"] for a in verdict.claims["absent"]] == [
+            f"{SERVICE}Segment0Replica1"
+        ]
 
     def test_simulated_replicas_are_no_quorum_of_vendors(self) -> None:
         deployment = deployed("host-a", "host-b", "host-c", independence=VENDOR)
@@ -210,7 +221,7 @@ class TestPlacement:
     ) -> None:
         placed, trust = placing(draft, placement)
         assert rejected(placed.bundle(), trust, now) == {
-            f"party {SERVICE}_{segment}_{replica} placement": "simulated"
+            f"party {SERVICE}Segment{segment}Replica{replica} placement": "simulated"
             for segment in segments
             for replica in range(3)
         }
@@ -222,16 +233,18 @@ class TestPlacement:
         draft = build_draft(deployment, behaviours={(0, 0, 1): Behaviour.ABSENT})
         placed, trust = placing(draft, {"0": ("tdx",)})
         found = rejected(placed.bundle(), trust, now)
-        assert f"party {SERVICE}_0_1 placement" in found
+        assert f"party {SERVICE}Segment0Replica1 placement" in found
 
     def test_one_that_was_not_asked_is_none(
         self, deployment: Deployment, now: datetime
     ) -> None:
         draft = build_draft(deployment, behaviours={(0, 0, 1): Behaviour.ABSENT})
-        placed, trust = placing(without(draft, f"{SERVICE}_0_1"), {"0": ("tdx",)})
+        placed, trust = placing(
+            without(draft, f"{SERVICE}Segment0Replica1"), {"0": ("tdx",)}
+        )
         found = rejected(placed.bundle(), trust, now)
         assert set(found) == {
-            f"party {SERVICE}_0_{replica} placement" for replica in (0, 2)
+            f"party {SERVICE}Segment0Replica{replica} placement" for replica in (0, 2)
         }
 
 

@@ -84,13 +84,13 @@ class TestClaims:
             {
                 "infer": 0,
                 "segment": 0,
-                "replica": f"{SERVICE}_0_0",
+                "replica": f"{SERVICE}Segment0Replica0",
                 "where": "receipt",
             },
             {
                 "infer": 1,
                 "segment": 0,
-                "replica": f"{SERVICE}_0_1",
+                "replica": f"{SERVICE}Segment0Replica1",
                 "where": "late-votes",
             },
         ]
@@ -98,8 +98,8 @@ class TestClaims:
             (a["infer"], a["segment"], a["replica"], a["where"])
             for a in claims["absent"]
         ] == [
-            (0, 1, f"{SERVICE}_1_2", "receipt"),
-            (1, 1, f"{SERVICE}_1_1", "late-votes"),
+            (0, 1, f"{SERVICE}Segment1Replica2", "receipt"),
+            (1, 1, f"{SERVICE}Segment1Replica1", "late-votes"),
         ]
 
     def test_other_bits_within_the_tolerance_are_no_dissent(
@@ -116,7 +116,7 @@ class TestClaims:
         self, deployment: Deployment, now: datetime
     ) -> None:
         draft = build_draft(deployment, behaviours={(0, 0, 2): Behaviour.ABSENT})
-        name = f"{SERVICE}_0_2"
+        name = f"{SERVICE}Segment0Replica2"
         (gone,) = [p for p in draft.receipt.parties if p.name == name]
         parties = tuple(p for p in draft.receipt.parties if p is not gone)
         draft = replace(draft, receipt=replace(draft.receipt, parties=parties))
@@ -164,7 +164,7 @@ class TestTrust:
         [
             ("plan_digests", "plan_digest"),
             ("config_digests", "config_digest"),
-            ("package_digests", f"party {SERVICE}_0_0 package"),
+            ("package_digests", f"party {SERVICE}Segment0Replica0 package"),
         ],
     )
     def test_a_digest_that_is_not_listed(
@@ -184,7 +184,7 @@ class TestTrust:
         [
             ("plan_digests", "plan_digest"),
             ("config_digests", "config_digest"),
-            ("package_digests", f"party {SERVICE}_0_0 package"),
+            ("package_digests", f"party {SERVICE}Segment0Replica0 package"),
             ("scenarios", "scenarios"),
         ],
     )
@@ -232,7 +232,10 @@ class TestTrust:
 
 class TestIndependence:
     def test_replicas_on_one_platform_are_one_voice(self, now: datetime) -> None:
-        hosts = {f"{SERVICE}_0_{replica}": "simulated-host" for replica in range(3)}
+        hosts = {
+            f"{SERVICE}Segment0Replica{replica}": "simulated-host"
+            for replica in range(3)
+        }
         deployment = build_deployment(platforms=hosts)
         bundle = build_draft(deployment).bundle()
         verify_bundle(bundle, deployment.trust, now=now)
@@ -240,14 +243,20 @@ class TestIndependence:
         assert rejected(bundle, trust, now) == {"infer 0 segment 0 independence"}
 
     def test_two_platforms_are_enough_for_a_quorum_of_two(self, now: datetime) -> None:
-        hosts = {f"{SERVICE}_0_{replica}": "simulated-host" for replica in range(2)}
+        hosts = {
+            f"{SERVICE}Segment0Replica{replica}": "simulated-host"
+            for replica in range(2)
+        }
         deployment = build_deployment(platforms=hosts)
         trust = replace(deployment.trust, independence=Independence.PLATFORM)
         bundle = build_draft(deployment).bundle()
         assert verify_bundle(bundle, trust, now=now).state is State.ACCEPTED
 
     def test_only_replicas_that_agree_count(self, now: datetime) -> None:
-        hosts = {f"{SERVICE}_0_{replica}": "simulated-host" for replica in range(2)}
+        hosts = {
+            f"{SERVICE}Segment0Replica{replica}": "simulated-host"
+            for replica in range(2)
+        }
         deployment = build_deployment(platforms=hosts)
         trust = replace(deployment.trust, independence=Independence.PLATFORM)
         liar = build_draft(deployment, behaviours={(0, 0, 2): Behaviour.LIAR})

@@ -40,6 +40,7 @@ from bentoml_secure.serving.channel import Channel, LocalChannel, Received
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.exchange import Exchange, Outgoing
+from bentoml_secure.serving.held import held_for
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
@@ -212,6 +213,7 @@ class Ground:
             identity,
             self.responder(identity),
             allows_plain=not self.scenario.sealed,
+            held=held_for(self.configuration.scenarios),
             clock=self.clock,
         )
 
@@ -426,6 +428,20 @@ class Wrapped:
     ) -> Received:
         self.exchanges.append(exchange)
         return await self.inner.exchange(exchange, outgoing, specs, session)
+
+    async def commit(
+        self, exchange: Exchange, outgoing: Outgoing, session: Session | None
+    ) -> Any:
+        self.exchanges.append(exchange)
+        return await self.inner.commit(exchange, outgoing, session)
+
+    async def reveal(
+        self,
+        exchange: Exchange,
+        specs: Sequence[TensorSpec],
+        session: Session | None,
+    ) -> Received:
+        return await self.inner.reveal(exchange, specs, session)
 
     async def hello(self, message: Document) -> Any:
         return await self.inner.hello(message)

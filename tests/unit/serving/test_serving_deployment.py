@@ -28,7 +28,6 @@ from bentoml_secure.serving.deployment import (
     Deployment,
     find,
     refuse_workers,
-    runner_name,
 )
 from bentoml_secure.serving.settings import (
     POLICY,
@@ -72,12 +71,10 @@ def read(project: Project, environment: pytest.MonkeyPatch) -> Read:
 
 
 def test_names_of_replicas_are_unique_and_say_where_they_are(read: Read) -> None:
-    deployment = read(replicas=2)
-    assert deployment.runner_names == [
-        ["DSegment0Replica0", "DSegment0Replica1"],
-        ["DSegment1Replica0", "DSegment1Replica1"],
-    ]
-    assert runner_name("D", 1, 0) == "DSegment1Replica0"
+    replicas = {f"DSegment{i}Replica{r}": i for i in range(2) for r in range(2)}
+    assert read(replicas=2).runners == replicas
+    referees = {f"DSegment{i}Referee": i for i in range(2)}
+    assert read(replicas=2, referees=True).runners == replicas | referees
 
 
 def test_reading_needs_no_settings(read: Read, environment: pytest.MonkeyPatch) -> None:
@@ -104,17 +101,15 @@ def test_parts_of_a_deployment(read: Read) -> None:
     assert (document.role, document.service) == (Role.RUNNER, "DSegment0Replica0")
     assert document.segment == deployment.plan.segments[0].identity
     assert document.config_digest == deployment.configuration.digest
-    urls = {
-        name: "http://127.0.0.1:1" for row in deployment.runner_names for name in row
-    }
+    urls = {name: "http://127.0.0.1:1" for name in deployment.runners}
     del urls["DSegment0Replica0"]
     entry = deployment.entry(urls, {"DSegment0Replica0": core})
     assert entry.identity.keys.document.role is Role.ENTRY
     kinds = [[type(p.channel) for p in row] for row in entry.engine.peers]
     assert kinds == [[LocalChannel, HttpChannel, HttpChannel], [HttpChannel] * 3]
-    assert [[p.name for p in row] for row in entry.engine.peers] == (
-        deployment.runner_names
-    )
+    names = [p.name for row in entry.engine.peers for p in row]
+    assert names == list(deployment.runners)
+    assert list(entry.engine.referees) == []
     assert deployment.settings.store.exists()
     entry.store.close()
 
@@ -280,7 +275,7 @@ def test_a_store_that_cannot_be(
 
 
 def urls_of(deployment: Deployment, url: str = "http://127.0.0.1:1") -> dict[str, str]:
-    return {name: url for row in deployment.runner_names for name in row}
+    return {name: url for name in deployment.runners}
 
 
 def test_a_replica_at_no_url(read: Read) -> None:

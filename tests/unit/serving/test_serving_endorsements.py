@@ -142,7 +142,7 @@ class TestRunner:
         self, deployment: Deployment, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shown = shown_by(deployment.identify(Role.ENTRY, "D", None), utc_now())
-        name = deployment.runner_names[0][0]
+        name = next(iter(deployment.runners))
         own = deployment.identify_runner(name, 0)
         with pytest.raises(MissingEndorsementError, match="no collateral"):
             deployment._judge_entry(shown, own)

@@ -21,7 +21,7 @@ from bentoml_secure.errors import (
     UnavailableError,
 )
 from bentoml_secure.serving.channel import Received
-from bentoml_secure.serving.engine import Engine, keep_all_attested
+from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.runner import RunSegment
 from bentoml_secure.session.messages import Document
@@ -435,7 +435,7 @@ async def test_all_are_kept_attested_and_closed(ground: Ground) -> None:
         return channels[-1]
 
     engine = ground.engine(wrap=wrap)
-    task = asyncio.create_task(keep_all_attested(engine.peers))
+    task = asyncio.create_task(engine.keep_attested())
     peers = [peer for row in engine.peers for peer in row]
     async with asyncio.timeout(20):
         while any(peer.claims is None for peer in peers):  # noqa: ASYNC110
@@ -452,7 +452,8 @@ async def test_all_are_kept_attested_and_closed(ground: Ground) -> None:
 def test_an_engine_takes_plan_and_peers_as_they_are(ground: Ground) -> None:
     engine = Engine(ground.plan, [])
     assert engine.plan is ground.plan
-    assert engine.distance({"a": np.zeros(1)}, {"a": np.zeros(1)}) == 0.0
+    distances = engine.lockstep.distances
+    assert distances[0]({"a": np.zeros(1)}, {"a": np.zeros(1)}) == 0.0
     assert issubclass(QuorumNotReached, SecureError)
     assert not issubclass(QuorumNotReached, UnavailableError)
 

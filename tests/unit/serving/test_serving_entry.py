@@ -241,7 +241,8 @@ async def test_late_votes_of_several_segments_are_one_attachment(
     attached = await late_votes(
         context,
         envelope.payload_digest,
-        made.engine.distance,
+        made.engine.lockstep.distances,
+        made.engine.standing.record,
         ground.own.keys.signing,
         ground.clock,
     )

@@ -1,0 +1,117 @@
+"""Who sits on a committee: seats are taken in the drawn order. Pure.
+
+1. Seats go down the order. A replica whose voice already has a seat is passed over;
+   it gets one of those that are left when everybody else has been considered.
+2. A replica that is out - not attested, failed, too slow - is *skipped*, as long as
+   there are spares: as many may be skipped as the scenario has of them. Beyond that it
+   keeps its seat and stands there as absent: a committee never shrinks to those that
+   happen to be there, and who draws it cannot choose it by leaving others out.
+3. Where too few are left to fill the seats, those skipped first get theirs back.
+
+The same order, voices and replicas out give the same seats, so that who verifies a
+receipt takes the seats again (``receipts/committees.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bentoml_secure.consensus.tally import Absence, Member, printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seating:
+    """Who has a seat, and who was skipped for another; both in the drawn order."""
+
+    seats: tuple[str, ...]
+    skips: tuple[str, ...]
+
+
+def take_seats(
+    order: Sequence[str],
+    size: int,
+    *,
+    voice: Callable[[str], str | None],
+    spares: int,
+) -> Seating:
+    """Seat a committee; see the module's rules.
+
+    Args:
+        order: Every candidate, as drawn.
+        size: Seats; fewer are taken where there are fewer candidates.
+        voice: Of a candidate; None where it is out. Asked in the drawn order, and only
+            of those who come up.
+        spares: How many may be skipped.
+    """
+    taken: set[str] = set()
+    seated: list[str] = []
+    passed: list[str] = []
+    skipped: list[str] = []
+    for name in order:
+        if len(seated) == size:
+            break
+        spoken = voice(name)
+        if spoken is None and len(skipped) < spares:
+            skipped.append(name)
+        elif spoken is not None and spoken in taken:
+            passed.append(name)
+        else:
+            seated.append(name)
+            taken.add(name if spoken is None else spoken)
+    place = {name: place for place, name in enumerate(order)}
+    seated += passed[: size - len(seated)]
+    back = skipped[: size - len(seated)]
+    return Seating(
+        seats=tuple(sorted([*seated, *back], key=place.__getitem__)),
+        skips=tuple(skipped[len(back) :]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Every replica that could be asked in one round.
+
+    Attributes:
+        order: As drawn.
+        members: By replica: its weight and its voice.
+        out: Why a replica may not be asked at all.
+        spares: How many may be skipped.
+    """
+
+    order: tuple[str, ...]
+    members: Mapping[str, Member]
+    out: Mapping[str, str]
+    spares: int = 0
+
+    @classmethod
+    def of(cls, committee: Sequence[Member]) -> Bench:
+        """Return the bench of a committee that is given, in its own order."""
+        return cls(
+            order=tuple(member.replica for member in committee),
+            members={member.replica: member for member in committee},
+            out={},
+        )
+
+    def seat(self, size: int, gone: Mapping[str, str]) -> Seating:
+        """Seat a committee without those who are out, or gone since.
+
+        Args:
+            size: Seats.
+            gone: Who failed or was too slow, and why.
+        """
+
+        def voice(name: str) -> str | None:
+            if name in self.out or name in gone:
+                return None
+            return self.members[name].voice
+
+        return take_seats(self.order, size, voice=voice, spares=self.spares)
+
+    def skips(self, seating: Seating, gone: Mapping[str, str]) -> tuple[Absence, ...]:
+        """Return who was skipped, and why."""
+        reasons = {**gone, **self.out}
+        return tuple(
+            Absence(replica=name, reason=printable(reasons[name]))
+            for name in seating.skips
+        )
