@@ -215,6 +215,18 @@ async def test_a_flood_of_commitments_is_refused_before_the_segment_runs(
         await channel.commit(committing(ground), x(), session)
 
 
+async def revealed(
+    core: RunnerCore, session: Session, operation: str, message: bytes
+) -> None:
+    """Send a runner a reveal, sealed as some operation."""
+    call = SealedCall.begin(session, operation)
+    body = call.seal((message,), (len(message),))
+    reveal = SealedReveal(core, body.length)
+    for piece in body.pieces:
+        reveal.feed(piece)
+    await reveal.answer()
+
+
 @pytest.mark.parametrize(
     ("message", "why"),
     [
@@ -233,13 +245,8 @@ async def test_a_reveal_of_another_form_is_refused(
 ) -> None:
     core = ground.core(0)
     session = await ground.session(LocalChannel(core))
-    call = SealedCall.begin(session, REVEAL)
-    body = call.seal((message,), (len(message),))
     with pytest.raises(MalformedInputError, match=why):
-        reveal = SealedReveal(core, body.length)
-        for piece in body.pieces:
-            reveal.feed(piece)
-        await reveal.answer()
+        await revealed(core, session, REVEAL, message)
 
 
 async def test_a_reveal_that_ends_early_is_refused(ground: Ground) -> None:
@@ -252,13 +259,8 @@ async def test_an_exchange_is_no_reveal(ground: Ground) -> None:
     """The operation is in the seal: one cannot be sent to the other's path."""
     core = ground.core(0)
     session = await ground.session(LocalChannel(core))
-    asked = encode_reveal("0" * 32)
-    body = SealedCall.begin(session, "infer").seal((asked,), (len(asked),))
-    reveal = SealedReveal(core, body.length)
     with pytest.raises(VerificationError, match="authentic"):
-        for piece in body.pieces:
-            reveal.feed(piece)
-    assert reveal.answering is None
+        await revealed(core, session, "infer", encode_reveal("0" * 32))
 
 
 # Asking: what makes an answer that was committed to a vote.
@@ -357,9 +359,8 @@ async def test_no_answer_is_asked_for_before_a_quorum_has_committed(
 ) -> None:
     asking = committee.asking()
     first = asyncio.create_task(asking.ask(committee.peers[0], out=None))
-    while not committee.channels[0].commits:
-        await asyncio.sleep(0)
     await asyncio.sleep(0.05)
+    assert len(committee.channels[0].commits) == 1
     assert committee.channels[0].reveals == []
     second = await asking.ask(committee.peers[1], out=None)
     answers = [await first, second, await asking.ask(committee.peers[2], out=None)]
@@ -495,17 +496,12 @@ async def test_a_copied_commitment_is_refused_and_names_both(
     committee: Committee,
 ) -> None:
     """Signed as its own, a moment before the replica that made it."""
-    copied: list[Digest] = []
+    copied = asyncio.get_running_loop().create_future()
     key = committee.cores[1].identity.keys
-
-    async def learnt() -> Digest:
-        while not copied:
-            await asyncio.sleep(0)
-        return copied[0]
 
     def overheard(document: Any) -> Any:
         payload = parse_commitment_envelope(document).payload
-        copied.append(json.loads(payload)["commitment"])
+        copied.set_result(json.loads(payload)["commitment"])
         return document
 
     class Copying(Meddling):
@@ -515,7 +511,7 @@ async def test_a_copied_commitment_is_refused_and_names_both(
             own = await super().commit(exchange, outgoing, session)
             envelope = parse_commitment_envelope(own)
             made = verify_commitment(envelope, key.signing.public)
-            copy = replace(made, commitment=await learnt())
+            copy = replace(made, commitment=await copied)
             return sign_commitment(key.signing, copy).to_json()
 
     committee.channels[0].said = overheard

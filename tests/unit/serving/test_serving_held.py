@@ -81,7 +81,7 @@ async def test_over_the_count_the_next_is_refused(ground: Ground) -> None:
     for number in range(2):
         answers.require_room()
         answers.hold(A, held(ground, number))
-    with pytest.raises(UnavailableError, match="2 answers wait .* want fewer than 2"):
+    with pytest.raises(UnavailableError, match=r"2 answers wait .* want fewer than 2"):
         answers.require_room()
     with pytest.raises(UnavailableError, match="2 answers wait"):
         answers.hold(B, held(ground, 2))
