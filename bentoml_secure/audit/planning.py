@@ -1,8 +1,8 @@
 """What committees and audits are worth, computed before anybody pays for them. Pure.
 
 Colluders are replicas that answer alike and wrongly. They win a request if a drawn
-committee seats a quorum of them (``capture``); an audit recomputes a share of the
-answers with a replica that was not asked. Whoever is caught loses a stake.
+committee seats a quorum of them (``capture``); an audit has referees recompute a share
+of the answers. Whoever is caught loses a stake.
 
 Nothing here knows how likely replicas are to collude: who plans says how many do.
 """
@@ -114,9 +114,6 @@ class Forecast:
             for: the entry can tell as soon as it has the caller's nonce.
         lone_cheater_seen: A cheater that is seated meets somebody who answers
             otherwise: not all other seats are colluders'.
-        auditor_honest: The next replica of the order, which recomputes where there is
-            no referee, is no colluder, given that colluders have a quorum. Sensitivity
-            is at most that. None: they never have, or nobody is left to recompute.
         caught_after_cheats: An audit shows one of ``requests`` wrong answers.
         caught_after_requests: An audit shows a wrong answer among ``requests``
             requests, where colluders cheat whenever they can and the entry is honest.
@@ -133,7 +130,6 @@ class Forecast:
     capture_by_entry: float
     unaudited_by_entry: float
     lone_cheater_seen: float | None
-    auditor_honest: float | None
     caught_after_cheats: float
     caught_after_requests: float
     mean_cheats_until_caught: float | None
@@ -183,12 +179,6 @@ def forecast(terms: Terms) -> Forecast:
             colluders=terms.colluders,
             committee=terms.committee,
         ),
-        auditor_honest=auditor_honest(
-            replicas=terms.replicas,
-            colluders=terms.colluders,
-            committee=terms.committee,
-            quorum=terms.quorum,
-        ),
         caught_after_cheats=at_least_once(shown, terms.requests),
         caught_after_requests=at_least_once(per_request * shown, terms.requests),
         mean_cheats_until_caught=1.0 / shown if shown else None,
@@ -214,32 +204,6 @@ def lone_cheater_seen(*, replicas: int, colluders: int, committee: int) -> float
         return None
     others = committee - 1
     return 1.0 - comb(colluders - 1, others) / comb(replicas - 1, others)
-
-
-def auditor_honest(
-    *, replicas: int, colluders: int, committee: int, quorum: int
-) -> float | None:
-    """Return the probability that a captured committee's auditor is no colluder.
-
-    The auditor is drawn from those that were not seated. The sum over i from ``quorum``
-    of C(M, i) C(N-M, k-i) (N-M-k+i) / (N-k), divided by the same without the last
-    factor: i colluders seated leave N-M-(k-i) honest ones. Weights are equal.
-
-    Returns:
-        None where colluders cannot have a quorum, or all replicas are seated.
-    """
-    left = replicas - committee
-    ways = {
-        seated: comb(colluders, seated) * comb(replicas - colluders, committee - seated)
-        for seated in range(quorum, min(committee, colluders) + 1)
-    }
-    if not left or not (captured := sum(ways.values())):
-        return None
-    honest = sum(
-        count * (replicas - colluders - committee + seated)
-        for seated, count in ways.items()
-    )
-    return honest / (captured * left)
 
 
 def cheats_until(shown: float, confidence: float) -> int | None:

@@ -128,7 +128,6 @@ def lines(terms: Terms, made: Forecast) -> list[str]:
         ),
         _row("mean cheats until caught", made.mean_cheats_until_caught),
         _row("cheats until one is caught, at 99 %", made.cheats_until_confident),
-        _row("next replica drawn is honest, if captured", made.auditor_honest),
         "",
         "What it costs",
         _row("runs of the model for a request", made.runs_per_request),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 GROUP = "bentoml_secure.attachments"
 ATTACHMENTS: Mapping[str, str] = {
+    "audit": "bentoml_secure.receipts.audit:judge",
     "late-votes": "bentoml_secure.receipts.late_votes:judge",
 }
 

@@ -17,7 +17,6 @@ import pytest
 from bentoml_secure.audit.planning import (
     Forecast,
     Terms,
-    auditor_honest,
     cheats_until,
     deterring_rate,
     false_alarm,
@@ -68,21 +67,6 @@ def test_a_lone_cheater_is_seen(dice: Random) -> None:
     assert lone_cheater_seen(replicas=7, colluders=0, committee=3) is None
     assert lone_cheater_seen(replicas=7, colluders=2, committee=3) == 1.0
     assert lone_cheater_seen(replicas=3, colluders=3, committee=3) == 0.0
-
-
-def test_the_auditor_of_a_captured_committee(dice: Random) -> None:
-    honest = captures = 0
-    for _ in range(TRIALS):
-        order = dice.sample(range(7), 4)
-        if sum(replica < 3 for replica in order[:3]) >= 2:
-            captures += 1
-            honest += order[3] >= 3
-    chance = auditor_honest(replicas=7, colluders=3, committee=3, quorum=2)
-    assert chance is not None
-    assert honest / captures == near(chance, captures)
-    nobody = {"committee": 3, "quorum": 2}
-    assert auditor_honest(replicas=3, colluders=2, **nobody) is None
-    assert auditor_honest(replicas=7, colluders=1, **nobody) is None
 
 
 def test_detection_after_cheats_and_after_requests(dice: Random) -> None:
@@ -214,7 +198,6 @@ def test_nobody_audits_and_nobody_colludes() -> None:
         capture_by_entry=0.0,
         unaudited_by_entry=0.0,
         lone_cheater_seen=None,
-        auditor_honest=None,
         caught_after_cheats=0.0,
         caught_after_requests=0.0,
         mean_cheats_until_caught=None,

@@ -53,7 +53,6 @@ def test_the_table_has_every_figure(run: Run) -> None:
         made.caught_after_requests,
         made.mean_cheats_until_caught,
         made.cheats_until_confident,
-        made.auditor_honest,
         made.runs_per_request,
         made.false_alarm,
         made.deterring_rate,
@@ -67,7 +66,7 @@ def test_the_table_has_every_figure(run: Run) -> None:
 def test_what_never_happens_is_said(run: Run) -> None:
     result = run(*arguments(audit_rate="0", sensitivity="0", colluders="1"))
     assert result.exit_code == 0
-    assert result.stdout.count("never") == 4
+    assert result.stdout.count("never") == 3
 
 
 def test_json_is_one_object_with_all_terms(run: Run) -> None:
