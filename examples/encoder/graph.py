@@ -12,6 +12,8 @@ the mean over the tokens that the mask keeps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +53,7 @@ class _Builder:
     def constant(self, name: str, value: ArrayLike, dtype: type = np.int64) -> str:
         """Return the name of a constant."""
         if name not in self.initializers:
-            array = np.asarray(value, dtype)
+            array: NDArray[Any] = np.asarray(value, dtype)
             self.initializers[name] = numpy_helper.from_array(array, name)
         return name
 
