@@ -211,8 +211,8 @@ def differ(got: Array, want: Array, known: Array) -> Difference:
     return Difference(
         places=len(want),
         exponent_mismatches=int(len(want) - np.count_nonzero(alike)),
-        mantissa_mean=float(steps.mean()) if steps.size else OCTAVE,
-        mantissa_median=float(np.median(steps)) if steps.size else OCTAVE,
+        mantissa_mean=float(steps.mean()) if steps.size else float(OCTAVE),
+        mantissa_median=float(np.median(steps)) if steps.size else float(OCTAVE),
     )
 
 
