@@ -66,7 +66,7 @@ def audit_seconds(scenario: Scenario, rounds: int) -> float:
     return min(MAX_AUDIT_SECONDS, rounds * scenario.deadline_ms / 1000)
 
 
-def longest_wait(scenario: Scenario, rounds: int) -> timedelta:
+def longest_audit(scenario: Scenario, rounds: int) -> timedelta:
     """Return how long after its issue a receipt may wait for its audit.
 
     Args:

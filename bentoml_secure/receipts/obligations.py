@@ -4,8 +4,8 @@
    id, issued between the receipt and its own deadline
 2. no kind stands twice
 3. its kind's judge finds nothing
-4. late votes are required if and only if votes were pending, with a deadline that
-   the scenario explains
+4. late votes are required if and only if votes were pending, an audit if and only if
+   the draw says so, each with a deadline that the scenario explains
 5. what is required and missing is late, or after its deadline a failure
 """
 
@@ -20,6 +20,7 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.receipts.attachments import load_judge, verify_attachment
+from bentoml_secure.receipts.audit import AUDIT, audit_due, longest_audit
 from bentoml_secure.receipts.late_votes import LATE_VOTES, longest_wait
 from bentoml_secure.receipts.rounds import Judgement
 from bentoml_secure.signing import Envelope
@@ -38,12 +39,13 @@ def judge_attachments(judgement: Judgement) -> None:
             report.add(f"attachments {kind}", f"{count} of them", "1")
     pending = any(round_.tally.pending for round_ in judgement.rounds.values())
     required = {entry.kind: entry.deadline for entry in case.receipt.attachments}
-    if judgement.rounds and pending != (LATE_VOTES in required):
-        report.add(
-            "attachments required",
-            ", ".join(required) or "none",
-            f"{LATE_VOTES} if and only if votes were pending",
-        )
+    for kind, due, when in (
+        (LATE_VOTES, pending, "votes were pending"),
+        (AUDIT, audit_due(case.receipt, case.bundle.scenario), "it is drawn for one"),
+    ):
+        if judgement.rounds and due != (kind in required):
+            got = ", ".join(required) or "none"
+            report.add("attachments required", got, f"{kind} if and only if {when}")
     for kind, deadline in required.items():
         _judge_obligation(judgement, kind, deadline, there=kind in seen)
 
@@ -88,12 +90,14 @@ def _judge_obligation(
         load_judge(kind)
     except UnknownKindError as error:
         report.add(f"attachments required {kind}", str(error), "a known kind")
-    if kind == LATE_VOTES:
-        # A deadline that never comes would leave the verdict provisional for ever.
-        longest = longest_wait(case.bundle.scenario)
-        if not timedelta(0) <= ends - issued <= longest:
-            want = f"up to {longest.total_seconds():g} s after the issue"
-            report.add(f"attachments {kind} deadline", deadline, want)
+    # A deadline that never comes would leave the verdict provisional for ever.
+    longest = {
+        LATE_VOTES: longest_wait(case.bundle.scenario),
+        AUDIT: longest_audit(case.bundle.scenario, len(judgement.rounds)),
+    }.get(kind)
+    if longest is not None and not timedelta(0) <= ends - issued <= longest:
+        want = f"up to {longest.total_seconds():g} s after the issue"
+        report.add(f"attachments {kind} deadline", deadline, want)
     if there:
         return
     if case.now <= ends:
