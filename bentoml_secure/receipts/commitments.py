@@ -6,7 +6,9 @@ For every round of a scenario that has replicas commit before they reveal:
     2. each is signed by the replica, and about this round and the vote's exchange
     3. each recomputes from the vote's outputs, the replica's name and the nonce beside
        it, so the vote is the answer that the replica was bound to
-    4. no two are the same
+
+No two of them are the same, for the name is in them: one that was copied is opened by
+its maker alone.
 
 That the commitments were there before any answer was shown is the entry's assertion,
 as ``blind`` is: signatures carry no order. A vote that was not blind counts; the
@@ -27,7 +29,7 @@ from bentoml_secure.consensus.commit_reveal import (
     require_opening,
     verify_commitment,
 )
-from bentoml_secure.digest import Digest, parse_hex
+from bentoml_secure.digest import parse_hex
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.receipts.strict import fields, flag, text
 from bentoml_secure.signing import Envelope
@@ -35,7 +37,7 @@ from bentoml_secure.statements import Statement
 
 if TYPE_CHECKING:
     # Rounds are judged with this module, and records are made of its nouns.
-    from bentoml_secure.receipts.rounds import Judgement, Round
+    from bentoml_secure.receipts.judgement import Judgement, Round
 
 MAX_COMMITMENTS = 64
 """Of one round: as many as it may have replicas."""
@@ -125,21 +127,16 @@ def judge_commitments(
     report.require(f"{where} of", sorted(commitments), want)
     if not asked:
         return ()
-    owners: dict[Digest, str] = {}
     for name in sorted(commitments.keys() & statements.keys()):
-        made = _judge_one(judgement, where, name, commitments[name], statements[name])
-        if made is not None and owners.setdefault(made, name) != name:
-            report.add(f"{where} {name}", f"that of {owners[made]}", "one of its own")
+        _judge_one(judgement, where, name, commitments[name], statements[name])
     return tuple(name for name in sorted(commitments) if not commitments[name].blind)
 
 
 def _judge_one(
     judgement: Judgement, where: str, name: str, revealed: Revealed, vote: Statement
-) -> Digest | None:
-    key, party = judgement.case.keys.get(name), judgement.case.parties.get(name)
-    if key is None or party is None:
-        # Its statement has that finding already.
-        return None
+) -> None:
+    # Both are there, or the vote would not have verified.
+    key, party = judgement.case.keys[name], judgement.case.parties[name]
     try:
         commitment = verify_commitment(revealed.commitment, key)
         require_commitment(commitment, Task.of(vote), party.key_document)
@@ -148,5 +145,3 @@ def _judge_one(
         judgement.report.add(
             f"{where} {name}", str(error), "the replica's own, to the answer it gave"
         )
-        return None
-    return commitment.commitment
