@@ -263,10 +263,18 @@ class Standing:
             self._failing = False
 
     def _show(self) -> None:
-        """Set the gauges of who has changed."""
+        """Set the gauges of who has changed, and log whose vote has."""
         for name, segment in self._roster.items():
-            reputation = self._of(name)
-            if self._shown.get(name) != reputation:
+            reputation, before = self._of(name), self._shown.get(name)
+            if before is not None and before.status is not reputation.status:
+                logger.warning(
+                    "%s: %s, was %s; reputation %.3f",
+                    name,
+                    reputation.status,
+                    before.status,
+                    reputation.weight,
+                )
+            if before != reputation:
                 self._shown[name] = reputation
                 metrics.set_reputation(
                     str(segment),

@@ -209,7 +209,6 @@ def test_rounds_go_on_while_the_file_is_locked(
     make: Make,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT_SECONDS", 0.05)
     standing = make()
@@ -230,7 +229,22 @@ def test_rounds_go_on_while_the_file_is_locked(
             "request-1",
             "request-0",
         ]
-    assert caplog.records == []
+
+
+def test_whose_vote_changes_is_logged(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    standing = make()
+    record(standing, "a1", Outcome.DISSENTED, 7)
+    standing.flush()
+    assert caplog.messages == []
+    record(standing, "a1", Outcome.DISSENTED)
+    standing.flush()
+    standing.reset("a1")
+    assert caplog.messages == [
+        "a1: quarantined, was voting; reputation 0.084",
+        "a1: voting, was quarantined; reputation 0.500",
+    ]
 
 
 def test_a_file_that_cannot_be_written_is_logged_once_and_written_later(
