@@ -24,6 +24,7 @@ from dataclasses import replace
 from bentoml_secure.consensus.quorum import Vote, recompute
 from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
+from bentoml_secure.receipts.audit import audit_due
 from bentoml_secure.receipts.committees import judge_committee
 from bentoml_secure.receipts.judgement import (
     Judgement,
@@ -49,6 +50,10 @@ def judge_rounds(judgement: Judgement) -> None:
             involved |= record.weights.keys()
             if record.referee is not None:
                 involved.add(record.referee.replica)
+    if case.topology is not None and audit_due(case.receipt, case.bundle.scenario):
+        # Who recomputes after the answer is pinned before the receipt is issued.
+        referees = map(case.topology.referee_name, range(case.topology.segments))
+        involved |= {name for name in referees if name is not None}
     asked = {case.bundle.scenario.independence, case.trust.independence}
     for round_ in judgement.rounds.values():
         for independence in sorted(asked - {Independence.NONE}):

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -31,6 +32,7 @@ from bentoml_secure.scenario import (
     Independence,
     Scenario,
     Scenarios,
+    referee_name,
     runner_name,
 )
 from bentoml_secure.session.identity import Keys
@@ -139,6 +141,7 @@ class Deployment:
         configuration: That all parties hold.
         entry: The entry service.
         runners: By segment, then replica.
+        referees: By segment; empty where there are none.
         policy: Accepts simulated evidence under the deployment's root.
         trust_file: TOML that accepts exactly this deployment.
         trust: The same, parsed.
@@ -156,6 +159,7 @@ class Deployment:
     trust: Trust
     now: datetime
     platforms: Mapping[str, str]
+    referees: tuple[Process, ...] = ()
 
     @property
     def config_digest(self) -> Digest:
@@ -172,8 +176,8 @@ class Deployment:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """The entry, then the runners, each name once."""
-        runners = (runner for row in self.runners for runner in row)
+        """The entry, then the runners, then the referees, each name once."""
+        runners = (runner for row in (*self.runners, self.referees) for runner in row)
         return tuple({p.name: p for p in (self.entry, *runners)}.values())
 
 
@@ -238,12 +242,15 @@ class _Ground:
         )
 
 
-def _policy(root: bytes, package: Digest) -> AppraisalPolicy:
+def _policy(
+    root: bytes, package: Digest, kinds: Mapping[str, Mapping[str, Any]]
+) -> AppraisalPolicy:
     return AppraisalPolicy.from_table(
         {
             "version": 1,
             "max_age_seconds": 300,
-            "allow": [KIND],
+            "allow": [KIND, *kinds],
+            **kinds,
             KIND: {
                 "roots": [digest_bytes(root)],
                 "measurement": [package.partition(":")[2]],
@@ -264,12 +271,16 @@ def build_deployment(
     recorded: Mapping[str, Evidence] | None = None,
     independence: Independence = Independence.NONE,
     sessions: bool = False,
+    audit_rate: float | None = None,
+    committee: int | None = None,
+    terms: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Deployment:
     """Make a deployment of ``segments`` times ``replicas`` runners.
 
     Args:
         segments: Of the plan.
-        replicas: Of each segment, all in the committee.
+        replicas: Of each segment.
         quorum: Of the scenario.
         now: When requests come; evidence is a little older.
         platforms: Platform id by process name; ``simulated-<name>`` where left out.
@@ -278,18 +289,24 @@ def build_deployment(
         recorded: Evidence by process name, instead of fresh evidence.
         independence: Of the scenario.
         sessions: The entry answers handshakes.
+        audit_rate: Of the scenario; each segment then has a referee.
+        committee: Seats of the scenario; by default every replica has one.
+        terms: Further fields of the scenario.
+        kinds: Tables of the policy for further kinds that it allows.
     """
     root = root or make_root(key_of("root"), now=now - timedelta(days=30))
     package = package or digest_json("a release")
-    policy = _policy(root, package)
+    policy = _policy(root, package, kinds or {})
     scenario = Scenario(
         name="general",
-        replicas=replicas,
+        replicas=committee or replicas,
         quorum=quorum,
         deadline_ms=5000,
         grace_ms=200,
         evidence_max_age_seconds=300,
         independence=independence,
+        audit_rate=audit_rate or 0.0,
+        **(terms or {}),
     )
     configuration = Configuration(
         service=SERVICE,
@@ -297,6 +314,7 @@ def build_deployment(
         segments=segments,
         scenarios=Scenarios(minimum="general", by_name={"general": scenario}),
         policy=policy.to_json(),
+        referees=audit_rate is not None,
     )
     ground = _Ground(
         plan=make_plan(segments),
@@ -327,6 +345,11 @@ def build_deployment(
                 for replica in range(replicas)
             )
             for index, segment in enumerate(ground.plan.segments)
+        ),
+        referees=tuple(
+            ground.process(referee_name(SERVICE, index), Role.RUNNER, segment.identity)
+            for index, segment in enumerate(ground.plan.segments)
+            if configuration.referees
         ),
         policy=policy,
         trust_file=trust_file,

@@ -109,7 +109,7 @@ class Draft:
         key = key or deployment.entry.signing
         envelope = issue(self.receipt, key)
         attachments: tuple[Envelope, ...] = ()
-        if attach and self.receipt.attachments:
+        if attach and LATE_VOTES in {due.kind for due in self.receipt.attachments}:
             attachments = (issue_late_votes(self.late_votes(envelope), key),)
         return Bundle(
             receipt=envelope,
