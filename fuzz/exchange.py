@@ -20,7 +20,8 @@ def seeds() -> list[bytes]:
     digests = {"plan_digest": digest_json(1), "segment": digest_json(2)}
     salts = {name: {"x": "44" * 32} for name in ("input_salts", "output_salts")}
     digests["key_document"] = digest_json(3)
-    said = canonical_json({"version": 1, "infer_index": 0, **ids, **digests, **salts})
+    counts = {"version": 1, "infer_index": 0, "commit": False}
+    said = canonical_json({**counts, **ids, **digests, **salts})
     tensors = encode({"x": np.zeros((3, 2), np.float32)})
     request = LENGTH.pack(len(said)) + said + tensors
     return [b"\7" + request, b"\7" + LENGTH.pack(2) + tensors + b"{}"]

@@ -43,6 +43,7 @@ def exchanges(draw: st.DrawFn, names: frozenset[str]) -> Exchange:
         input_salts={name: draw(SALTS) for name in names},
         output_salts=draw(st.dictionaries(NAMES, SALTS, max_size=2)),
         key_document=draw(st.none() | NAMES.map(digest_json)),
+        commit=draw(st.booleans()),
     )
 
 

@@ -76,6 +76,8 @@ def test_no_field_may_be_missing(field: str) -> None:
         ({"segment": ""}, "segment: got ''"),
         ({"key_document": "sha256:" + "0" * 64}, "key_document: .*want sha256-jcs-v1"),
         ({"key_document": 7}, "key_document: got 7"),
+        ({"commit": 1}, "commit: want true or false"),
+        ({"commit": None}, "commit: want true or false"),
         ({"input_salts": []}, "input_salts: want an object"),
         ({"input_salts": {"x": "00"}}, "input_salts 'x': got 2 hex digits, want 64"),
         ({"output_salts": None}, "output_salts: want an object"),

@@ -255,6 +255,7 @@ async def test_health_is_bentomls_own(
         ("DELETE", "/readyz"),
         ("GET", "/bsec/v1/infer"),
         ("GET", "/bsec/v1/attest"),
+        ("GET", "/bsec/v1/reveal"),
         ("POST", "/metrics"),
         ("GET", "/"),
         ("GET", "/schema.json"),
