@@ -113,6 +113,12 @@ def test_anything_in_a_field_reads_back_or_is_refused(field: str, value: Any) ->
         "independence": "platform",
         "placement": {"0": ["tdx"]},
         "sealed": True,
+        "spares": 0,
+        "escalation": 0,
+        "referee": False,
+        "mode": "lock-step",
+        "commit_reveal": False,
+        "audit_rate": 0,
         field: value,
     }
     try:

@@ -21,8 +21,8 @@ def test_it_shows_rounds_and_parties(
     assert result.exit_code == 0
     assert f"receipt: {draft.receipt.receipt_id}" in result.stdout
     assert "segment 0: 2 of 3 agree" in result.stdout
-    assert "dissent Diagnosis_0_1" in result.stdout
-    assert "pending Diagnosis_1_2" in result.stdout
+    assert "dissent DSegment0Replica1" in result.stdout
+    assert "pending DSegment1Replica2" in result.stdout
     assert "must follow: late-votes by" in result.stdout
 
 

@@ -72,9 +72,9 @@ def test_liars_and_the_dead_are_named(
     )
     result = run("verify", "receipt", write(draft.bundle()), "--trust", trust_file)
     assert result.exit_code == 0
-    assert "dissent: Diagnosis_0_1, segment 0 of infer 0 (receipt)" in result.stdout
+    assert "dissent: DSegment0Replica1, segment 0 of infer 0 (receipt)" in result.stdout
     assert (
-        "no answer: Diagnosis_1_2, segment 1 of infer 0 (receipt): connection refused"
+        "no answer: DSegment1Replica2, segment 1 of infer 0 (receipt): connection refused"
     ) in result.stdout
 
 

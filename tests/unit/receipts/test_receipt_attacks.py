@@ -12,7 +12,6 @@ from datetime import datetime
 
 import pytest
 
-from bentoml_secure.consensus.quorum import Vote, decide
 from bentoml_secure.consensus.tally import Member
 from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import ReceiptError
@@ -188,37 +187,6 @@ def other_quorum(draft: Draft) -> Bundle:
     return with_tally(draft, 0, quorum=3).bundle()
 
 
-def nothing_agreed(draft: Draft) -> Bundle:
-    """A consistent tally that accepts nothing: a liar has most of the weight."""
-    liar = build_draft(draft.deployment, behaviours={(0, 0, 2): Behaviour.LIAR})
-    tally = liar.receipt.infers[0].segments[0].tally
-    weights = (1.0, 1.0, 5.0)
-    committee = [
-        replace(member, weight=weight)
-        for member, weight in zip(tally.committee, weights, strict=True)
-    ]
-    votes = [
-        Vote(replica=name, commitments=tuple(sorted(said.outputs.items())))
-        for name in (
-            "DSegment0Replica0",
-            "DSegment0Replica1",
-            "DSegment0Replica2",
-        )
-        for said in [statement(liar, 0, name)]
-    ]
-    refused = decide(
-        committee,
-        votes,
-        [],
-        quorum=2,
-        tolerance=tally.tolerance,
-        distances=lambda *_: 1.0,
-    )
-    assert not refused.accepted
-    record = liar.receipt.infers[0].segments[0]
-    return with_segment(liar, 0, replace(record, tally=refused)).bundle()
-
-
 def raise_tolerance(draft: Draft) -> Bundle:
     return with_tally(draft, 0, tolerance=1.0).bundle()
 
@@ -319,7 +287,6 @@ ATTACKS: list[tuple[Attack, str]] = [
     (edit_clique, "infer 0 segment 0 tally clique"),
     (lower_quorum, "infer 0 segment 0 tally quorum"),
     (other_quorum, "infer 0 segment 0 tally quorum"),
-    (nothing_agreed, "infer 0 segment 0 tally accepted"),
     (raise_tolerance, "infer 0 segment 0 tally tolerance"),
     (not_accepted, "infer 0 segment 0 tally accepted"),
     (not_accepted, "infer 0 segment 0 medoid"),

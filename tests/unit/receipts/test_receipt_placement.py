@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -95,16 +96,14 @@ class TestALyingEntry:
         near = {(0, 0, seat): Behaviour.NEAR for seat in range(3)}
         deployment = deployed("a", "a", "a", "b", "c", independence=PLATFORM)
         honest = build_draft(deployment, behaviours=near)
-        assert (
-            honest.receipt.infers[0].segments[0].tally.medoid
-            == f"{SERVICE}Segment0Replica3"
-        )
+        medoid = honest.receipt.infers[0].segments[0].tally.medoid
+        assert medoid in {f"{SERVICE}Segment0Replica{seat}" for seat in (3, 4)}
         verify_bundle(honest.bundle(), deployment.trust, now=now)
         forged = build_draft(deployment, behaviours=near, heads_counted=True)
         found = rejected(forged.bundle(), deployment.trust, now)
-        assert found == {
-            "infer 0 segment 0 tally medoid": f"'{SERVICE}Segment0Replica0'"
-        }
+        (pulled,) = found.values()
+        assert found.keys() == {"infer 0 segment 0 tally medoid"}
+        assert pulled in {f"'{SERVICE}Segment0Replica{seat}'" for seat in range(3)}
 
 
 class TestAnHonestEntry:
@@ -165,14 +164,18 @@ class TestATrustFileThatAsksForMore:
         }
 
 
-def placing(draft: Draft, placement: dict[str, tuple[str, ...]]) -> tuple[Draft, Trust]:
+def placing(
+    placement: dict[str, tuple[str, ...]],
+    behaviours: Mapping[tuple[int, int, int], Behaviour] | None = None,
+) -> tuple[Draft, Trust]:
     """Return a draft whose scenario says where kinds belong, and trust in that."""
-    deployment = draft.deployment
-    scenario = replace(deployment.scenario, placement=placement)
-    receipt = replace(draft.receipt, scenario_digest=scenario.digest)
-    trust = replace(deployment.trust, scenarios={scenario.name: scenario.digest})
-    placed = replace(deployment, scenario=scenario)
-    return replace(draft, deployment=placed, receipt=receipt), trust
+    left = {"unchecked": "a test"}
+    kinds = {
+        "tdx": {"status": left, "mr_td": left, "rtmr": left},
+        "sev-snp": {"measurement": left, "min_tcb": left},
+    }
+    deployment = build_deployment(terms={"placement": placement}, kinds=kinds)
+    return build_draft(deployment, behaviours=behaviours), deployment.trust
 
 
 def without(draft: Draft, name: str) -> Draft:
@@ -196,10 +199,8 @@ def without(draft: Draft, name: str) -> Draft:
 
 
 class TestPlacement:
-    def test_kinds_in_their_places_are_accepted(
-        self, draft: Draft, now: datetime
-    ) -> None:
-        placed, trust = placing(draft, {"0": ("simulated", "tdx"), "*": ("simulated",)})
+    def test_kinds_in_their_places_are_accepted(self, now: datetime) -> None:
+        placed, trust = placing({"0": ("simulated", "tdx"), "*": ("simulated",)})
         verdict = verify_bundle(placed.bundle(), trust, now=now)
         assert verdict.state is State.ACCEPTED
 
@@ -216,33 +217,25 @@ class TestPlacement:
         self,
         placement: dict[str, tuple[str, ...]],
         segments: list[int],
-        draft: Draft,
         now: datetime,
     ) -> None:
-        placed, trust = placing(draft, placement)
+        placed, trust = placing(placement)
         assert rejected(placed.bundle(), trust, now) == {
             f"party {SERVICE}Segment{segment}Replica{replica} placement": "simulated"
             for segment in segments
             for replica in range(3)
         }
 
-    def test_one_that_did_not_vote_is_a_finding_too(
-        self, deployment: Deployment, now: datetime
-    ) -> None:
+    def test_one_that_did_not_vote_is_a_finding_too(self, now: datetime) -> None:
         """It was asked: it has seen what it must not see."""
-        draft = build_draft(deployment, behaviours={(0, 0, 1): Behaviour.ABSENT})
-        placed, trust = placing(draft, {"0": ("tdx",)})
+        placed, trust = placing({"0": ("tdx",)}, {(0, 0, 1): Behaviour.ABSENT})
         found = rejected(placed.bundle(), trust, now)
         assert f"party {SERVICE}Segment0Replica1 placement" in found
 
-    def test_one_that_was_not_asked_is_none(
-        self, deployment: Deployment, now: datetime
-    ) -> None:
-        draft = build_draft(deployment, behaviours={(0, 0, 1): Behaviour.ABSENT})
-        placed, trust = placing(
-            without(draft, f"{SERVICE}Segment0Replica1"), {"0": ("tdx",)}
-        )
-        found = rejected(placed.bundle(), trust, now)
+    def test_one_that_was_not_asked_is_none(self, now: datetime) -> None:
+        placed, trust = placing({"0": ("tdx",)}, {(0, 0, 1): Behaviour.ABSENT})
+        unasked = without(placed, f"{SERVICE}Segment0Replica1")
+        found = rejected(unasked.bundle(), trust, now)
         assert set(found) == {
             f"party {SERVICE}Segment0Replica{replica} placement" for replica in (0, 2)
         }
@@ -265,8 +258,10 @@ class TestTheScenarioInTheBundle:
             parse_bundle(canonical_json(document))
 
     def test_comes_back_whole(self, now: datetime) -> None:
-        deployment = deployed("host-a", "host-b", "host-c", independence=PLATFORM)
-        draft, trust = placing(build_draft(deployment), {"*": ("simulated",)})
+        terms = {"placement": {"*": ("simulated",)}}
+        hosts = ("host-a", "host-b", "host-c")
+        deployment = deployed(*hosts, independence=PLATFORM, terms=terms)
+        draft, trust = build_draft(deployment), deployment.trust
         bundle = parse_bundle(canonical_json(draft.bundle().to_json()))
         assert bundle.scenario == draft.deployment.scenario
         receipt = parse_receipt(bundle.receipt)

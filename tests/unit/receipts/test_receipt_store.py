@@ -78,8 +78,9 @@ def test_shared_documents_are_kept_once(
     with sqlite3.connect(path) as other:
         (count,) = other.execute("SELECT COUNT(*) FROM documents").fetchone()
     other.close()
-    # Plan, scenario, seven key documents; evidence answers a nonce of each request.
-    assert count == 2 + 7 + 3 * 7
+    # Plan, scenario, configuration, seven key documents; evidence answers a nonce of
+    # each request.
+    assert count == 3 + 7 + 3 * 7
 
 
 def test_a_receipt_is_put_once(store: SqliteReceiptStore, draft: Draft) -> None:
