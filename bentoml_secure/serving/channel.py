@@ -226,8 +226,8 @@ class HttpChannel:
             message.path,
             answer.on_head,
             content_type=SEALED_TYPE,
-            head=next(body.pieces),
-            body=body.pieces,
+            head=next(body.views),
+            body=body.views,
             length=body.length,
         )
         return answer.result()
@@ -329,7 +329,7 @@ class LocalChannel:
         )
         request: Sealed = taken(self._core, body.length)
         try:
-            for piece in body.pieces:
+            for piece in body.views:
                 request.feed(piece)
             answer = await request.answer()
         except UnknownSessionError:
@@ -344,7 +344,7 @@ class LocalChannel:
             return readers[0]
 
         opener = call.open(200, answer.length, begin)
-        for sealed in answer.pieces:
+        for sealed in answer.views:
             opener.feed(sealed)
         opener.finish()
         return readers[0]

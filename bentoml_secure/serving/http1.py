@@ -106,7 +106,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_SCRATCH_BYTES)
+        # A piece is good until the next is asked for: each goes out whole before that.
+        self._transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
@@ -253,7 +254,7 @@ class Http1Client:
         on_head: Callable[[Head], Feed],
         *,
         content_type: str = "",
-        head: bytes = b"",
+        head: bytes | memoryview = b"",
         body: Iterable[bytes | memoryview] = (),
         length: int = 0,
     ) -> None:
@@ -265,7 +266,8 @@ class Http1Client:
             on_head: Called with the answer's head; refuses it by raising.
             content_type: Of the body.
             head: First bytes of the body, sent together with the headers.
-            body: The rest of the body.
+            body: The rest of the body; each piece has to be good until the next is
+                asked for, not longer.
             length: Of the whole body.
 
         Raises:

@@ -29,7 +29,7 @@ from bentoml_secure.session.records import (
     MAX_ODD_CHUNKS,
     Opener,
     Piece,
-    seal,
+    seal_views,
     sealed_length,
 )
 from bentoml_secure.session.responders import Responder, Served
@@ -76,11 +76,17 @@ class SealedBody:
 
     Attributes:
         length: Of the whole body.
-        pieces: Of the body.
+        views: Of the body, each good until the next is asked for: for a writer that
+            is done with one then.
     """
 
     length: int
-    pieces: Iterator[bytes]
+    views: Iterator[memoryview]
+
+    @property
+    def pieces(self) -> Iterator[bytes]:
+        """The same, for a writer that keeps them."""
+        return map(bytes, self.views)
 
 
 def _sealed_body(
@@ -94,13 +100,9 @@ def _sealed_body(
         )
     chunks = (chunk for piece in pieces for chunk in chunked(piece))
 
-    def body() -> Iterator[bytes]:
-        sealed = seal(key, context, chunks)
-        # One piece where there is one: two writes cost a small body more than a copy.
-        yield head + next(sealed)
-        yield from sealed
-
-    return SealedBody(len(head) + sealed_length(lengths), body())
+    # One piece with its first chunk: two writes cost a small body more.
+    views = seal_views(key, context, chunks, head=head)
+    return SealedBody(len(head) + sealed_length(lengths), views)
 
 
 class Feed(Protocol):
@@ -193,10 +195,9 @@ class AnswerOpener:
         self._call = call
         self._status = status
         self._length = length
-        self._begin = begin
         self._head = bytearray()
         self._opener: Opener | None = None
-        self._message = _Message()
+        self._message = _Message(begin)
 
     def feed(self, data: Piece) -> None:
         """Take in the next bytes.
@@ -217,7 +218,7 @@ class AnswerOpener:
 
     def _open_under(self, nonce: bytes, message_length: int) -> Opener:
         call, length = self._call, self._length - ANSWER_HEAD_BYTES
-        self._message.begin(message_length, length, self._begin)
+        self._message.begin(message_length, length)
         return Opener(
             call.session.secrets.response_key(call.exchange_id, nonce),
             call.session.context(
@@ -245,11 +246,17 @@ class AnswerOpener:
 class _Message:
     """Counts a message's bytes against what its head announced."""
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[int], Feed]) -> None:
+        self._begin: Callable[[int], Feed] | None = begin
         self._missing = 0
         self._target: Feed | None = None
 
-    def begin(self, length: int, most: int, begin: Callable[[int], Feed]) -> None:
+    def begin(self, length: int, most: int) -> None:
+        # Let go at once: it is a method of who owns this, most often, and whatever
+        # refers to itself keeps its tensors until the collector comes by.
+        begin, self._begin = self._begin, None
+        if begin is None:
+            raise MalformedInputError("sealed message: refused already")
         if length > most:
             raise MalformedInputError(
                 f"sealed message: announces {length} bytes in a body of {most}"
@@ -292,11 +299,10 @@ class RequestOpener:
         self._responder = responder
         self._operation = operation
         self._length = length
-        self._begin = begin
         self._head = bytearray()
         self._opener: Opener | None = None
-        self._message = _Message()
-        self._answering: Answering | None = None
+        self._message = _Message(begin)
+        self._admitted: _Admitted | None = None
 
     def feed(self, data: Piece) -> None:
         """Take in the next bytes.
@@ -325,28 +331,23 @@ class RequestOpener:
     ) -> Opener:
         served = self._responder.find(session_id)
         session, length = served.session, self._length - REQUEST_HEAD_BYTES
-        self._message.begin(message_length, length, self._begin)
+        self._message.begin(message_length, length)
         answering = Answering(served, self._operation, exchange_id, request_id)
-
-        def feed(data: memoryview) -> None:
-            if self._answering is None:
-                served.use(exchange_id)
-                self._answering = answering
-            self._message.feed(data)
-
+        self._admitted = _Admitted(answering, self._message)
         return Opener(
             session.secrets.request_key(exchange_id),
             session.context(
                 "request", operation=self._operation, request_id=request_id
             ),
             length,
-            feed,
+            self._admitted.feed,
         )
 
     @property
     def answering(self) -> Answering | None:
         """What seals the answer, once the caller has shown that it has the key."""
-        return self._answering
+        admitted = self._admitted
+        return admitted.answering if admitted is not None and admitted.used else None
 
     def finish(self) -> Answering:
         """Require the whole message.
@@ -354,11 +355,27 @@ class RequestOpener:
         Raises:
             MalformedInputError: It ended early.
         """
-        if self._opener is None or self._answering is None:
+        answering = self.answering
+        if self._opener is None or answering is None:
             raise MalformedInputError("sealed message: it ended early")
         self._opener.finish()
         self._message.finish()
-        return self._answering
+        return answering
+
+
+class _Admitted:
+    """Uses an exchange's id up before the first byte of its message goes on."""
+
+    def __init__(self, answering: Answering, message: _Message) -> None:
+        self.answering = answering
+        self.used = False
+        self._message = message
+
+    def feed(self, data: memoryview) -> None:
+        if not self.used:
+            self.answering.served.use(self.answering.exchange_id)
+            self.used = True
+        self._message.feed(data)
 
 
 @dataclass(frozen=True, slots=True)
