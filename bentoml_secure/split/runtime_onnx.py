@@ -42,7 +42,7 @@ _DTYPES = {
 }
 
 
-_OPTIONS = {
+OPTIONS = {
     GraphLevel.NONE: "ORT_DISABLE_ALL",
     GraphLevel.BASIC: "ORT_ENABLE_BASIC",
     GraphLevel.EXTENDED: "ORT_ENABLE_EXTENDED",
@@ -129,7 +129,7 @@ def session_options(
     """Return the options that parts and whole are run with."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, _OPTIONS[graph_level]
+        onnxruntime.GraphOptimizationLevel, OPTIONS[graph_level]
     )
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = 0 if threads is None else threads

@@ -95,20 +95,29 @@ def guess(
     model: ModelProto, analysis: Analysis, specs: Sequence[TensorSpec]
 ) -> tuple[Sample, ...]:
     """Make up inputs, the same ones each time, in two sizes."""
-    limits = _index_limits(model, analysis)
-    samples = []
-    for turn in range(_ROUNDS):
-        random = np.random.default_rng(_SEED + turn)
-        sizes = _sizes(specs, turn)
-        sample = {}
-        for spec in specs:
-            shape = [
-                sizes[size] if isinstance(size, str) else size for size in spec.shape
-            ]
-            limit = limits.get(spec.name)
-            sample[spec.name] = _values(spec.dtype, shape, limit, random, turn)
-        samples.append(sample)
-    return tuple(samples)
+    limits = index_limits(model, analysis)
+    return tuple(make_up(specs, limits, turn, {}) for turn in range(_ROUNDS))
+
+
+def make_up(
+    specs: Sequence[TensorSpec], limits: Mapping[str, int], turn: int, known: Sizes
+) -> Sample:
+    """Make up one set of inputs; see the module.
+
+    Args:
+        specs: Of the inputs.
+        limits: See ``index_limits``.
+        turn: Which set: others have other values, every second one the same sizes.
+        known: Sizes that are not to be chosen, by their symbols.
+    """
+    random = np.random.default_rng(_SEED + turn)
+    sizes = _sizes(specs, turn % _ROUNDS, known)
+    sample = {}
+    for spec in specs:
+        shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
+        limit = limits.get(spec.name)
+        sample[spec.name] = _values(spec.dtype, shape, limit, random, turn % _ROUNDS)
+    return sample
 
 
 def _values(
@@ -134,9 +143,9 @@ def _values(
     return drawn
 
 
-def _sizes(specs: Iterable[TensorSpec], turn: int) -> Sizes:
+def _sizes(specs: Iterable[TensorSpec], turn: int, known: Sizes) -> Sizes:
     """Choose a size for every symbol; sums and products of others are computed."""
-    sizes: Sizes = {}
+    sizes: Sizes = dict(known)
     composed: dict[str, ast.expr] = {}
     for spec in specs:
         for axis, symbol in enumerate(spec.shape):
@@ -183,7 +192,7 @@ def _evaluate(expression: ast.expr, sizes: Sizes, default: int) -> int:
     return default
 
 
-def _index_limits(model: ModelProto, analysis: Analysis) -> dict[str, int]:
+def index_limits(model: ModelProto, analysis: Analysis) -> dict[str, int]:
     """Return, for inputs that are looked up in tables, the size of the smallest one."""
     tables = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for node in analysis.nodes:
