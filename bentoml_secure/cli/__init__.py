@@ -20,6 +20,8 @@ imported here but click and the error tree: each command imports its room when i
     owned        files that name a deployment, for trust and broker policy
     results      result issue, result verify
     auditing     plan-audit
+    reputations  reputation list, reputation reset
+    known_answers   trials make
 
 Every option is also read from the environment: of ``split --segments``
 ``BENTOML_SECURE_SPLIT_SEGMENTS``, and so on. Leaving a check out is not.
@@ -35,8 +37,10 @@ from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.enrolling import tpm
 from bentoml_secure.cli.inspecting import inspect
+from bentoml_secure.cli.known_answers import trials
 from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.reputations import reputation
 from bentoml_secure.cli.results import result
 from bentoml_secure.cli.sealing import seal_model, sign_model, verify_model
 from bentoml_secure.cli.splitting import split
@@ -71,4 +75,5 @@ for _command in (split, inspect, verify, measure, endorsements, dev_root, trust)
     main.add_command(_command)
 for _command in (sign_model, verify_model, seal_model, broker, result, tpm):
     main.add_command(_command)
-main.add_command(plan_audit)
+for _command in (plan_audit, reputation, trials):
+    main.add_command(_command)
