@@ -135,7 +135,8 @@ def test_too_few_and_too_many(
     samples = sample(tmp_path / "s.npz", 20)
     result = run(
         *("trials", "make", tmp_path / "plan", "--samples", samples),
-        *("--out", tmp_path / "trials", *arguments),
+        *("--out", tmp_path / "trials"),
+        *arguments,
     )
     assert result.exit_code == 2
     assert says in result.stderr
