@@ -231,11 +231,10 @@ def _typical(
     cosines: Array,
     group: Sequence[int],
 ) -> int:
-    count: Mapping[str, int] = Counter(texts)
+    count = Counter(texts)
+    weights = {item: count[distinct[item]] for item in group}
     closeness = {
-        item: math.fsum(
-            cosines[item, other] * count[distinct[other]] for other in group
-        )
+        item: math.fsum(cosines[item, other] * n for other, n in weights.items())
         for item in group
     }
     best = max(group, key=lambda item: (closeness[item], -item))
