@@ -19,11 +19,20 @@ from typing import Any
 from bentoml_secure.attestation.tees.simulated import SimulatedAttester
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.serving.asgi import Receive, Scope, Send
+from bentoml_secure.serving.exchange import decode_reveal
 from bentoml_secure.serving.runner_app import PREFIX, RunnerDoor
+from bentoml_secure.serving.sealed import REVEAL
+from bentoml_secure.session.bodies import RequestOpener, Whole
 from bentoml_secure.split.runtime import load_segment
 from bentoml_secure.statements import utc_now
 from bentoml_secure.testing.rogue.answers import BODIES
 from bentoml_secure.testing.rogue.attestations import ATTESTATIONS, as_offer
+from bentoml_secure.testing.rogue.commitments import (
+    COMMITTERS,
+    COPYCAT,
+    HONEST_COMMITTER,
+    copied_answer,
+)
 from bentoml_secure.testing.rogue.records import RECORDS
 from bentoml_secure.testing.rogue.replica import (
     HONEST,
@@ -42,7 +51,7 @@ from bentoml_secure.testing.rogue.wire import (
 )
 
 DEAD = "dead"
-INFER = (HONEST, DEAD, *BODIES, *RECORDS, *STREAMS)
+INFER = (HONEST, DEAD, *BODIES, *RECORDS, *STREAMS, *COMMITTERS)
 ATTEST = (HONEST, *ATTESTATIONS)
 
 
@@ -156,6 +165,8 @@ class _Served:
         replica = self._replica
         if request.path == f"{PREFIX}/infer":
             return await self._infer(request, writer)
+        if request.path == f"{PREFIX}/reveal":
+            return await self._reveal(request, writer)
         if request.path == f"{PREFIX}/session/hello" and replica.attest != HONEST:
             nonce = bytes.fromhex(json.loads(request.body)["nonce"])
             shown = ATTESTATIONS[replica.attest](replica, nonce)
@@ -182,15 +193,49 @@ class _Served:
             return False
         if replica.infer in RECORDS:
             sealed = RECORDS[replica.infer](turn)
+        elif turn.exchange.commit:
+            sealed = turn.sealed(await _committed(turn))
         elif replica.infer in BODIES:
             sealed = turn.sealed(BODIES[replica.infer](turn))
+        elif replica.infer == COPYCAT:
+            sealed = turn.sealed(turn.body(await copied_answer(turn)))
         else:
             body = turn.body()
             sealed = turn.sealed(body)
             replica.answered = Answered(sealed, body)
+            replica.shown = {turn.exchange.request_id: turn.outputs}
         writer.write(answer_reply(sealed).encode())
         await writer.drain()
         return True
+
+    async def _reveal(self, request: Request, writer: StreamWriter) -> bool:
+        replica, asked = self._replica, Whole(0)
+        opener = RequestOpener(
+            replica.core.responder, REVEAL, len(request.body), lambda _: asked
+        )
+        try:
+            opener.feed(request.body)
+            answering = opener.finish()
+            kept, show = replica.pledges.pop(decode_reveal(asked.result()))
+        except (SecureError, KeyError):
+            writer.write((await call(replica.door, request)).encode())
+            await writer.drain()
+            return True
+        body = await show(kept)
+        replica.shown = {kept.turn.exchange.request_id: kept.outputs}
+        sealed = b"".join(answering.seal(200, (body,), (len(body),)).pieces)
+        writer.write(answer_reply(sealed).encode())
+        await writer.drain()
+        return True
+
+
+async def _committed(turn: Turn) -> bytes:
+    replica = turn.replica
+    committer = COMMITTERS.get(replica.infer, HONEST_COMMITTER)
+    kept = await committer.commit(turn)
+    replica.pledged = {turn.exchange.request_id: kept}
+    replica.pledges[turn.exchange.exchange_id] = kept, committer.reveal
+    return kept.said
 
 
 def load_service(target: str) -> Any:

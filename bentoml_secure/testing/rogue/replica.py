@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bentoml_secure.attestation.roles import Attester
@@ -51,6 +51,9 @@ class Replica:
         infer: Behaviour towards exchanges, by name.
         attest: Behaviour towards attestation, by name.
         answered: The last honest answer, as it was sealed and inside.
+        shown: The last answer that went out, by request id: others may have seen it.
+        pledged: The last commitment that went out, by request id.
+        pledges: What waits to be revealed, by exchange id, and how that is done.
     """
 
     name: str
@@ -66,6 +69,9 @@ class Replica:
     infer: str = HONEST
     attest: str = HONEST
     answered: Answered | None = None
+    shown: dict[str, Mapping[str, Array]] = field(default_factory=dict)
+    pledged: dict[str, Pledge] = field(default_factory=dict)
+    pledges: dict[str, tuple[Pledge, Open]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +167,29 @@ class Turn:
         """Return an answer's body; honest by default."""
         made = self.outputs if outputs is None else outputs
         return frame(encode(made), statement or self.signed(made))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pledge:
+    """A commitment as a replica made it, and what it will be opened with.
+
+    Attributes:
+        turn: The exchange.
+        outputs: What is shown when it is opened.
+        nonce: That opens it.
+        commitment: What was signed.
+        said: What went out: the envelope's JSON, or not.
+    """
+
+    turn: Turn
+    outputs: Mapping[str, Array]
+    nonce: bytes
+    commitment: Digest
+    said: bytes
+
+
+Open = Callable[[Pledge], Awaitable[bytes]]
+"""Makes the body that opens a commitment."""
 
 
 def frame(tensors: bytes, statement: bytes, *, length: int | None = None) -> bytes:
