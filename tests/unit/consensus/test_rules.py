@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +118,14 @@ def test_both_of_two_tensors_are_measured(rule: Rule) -> None:
 def test_only_registered_kinds_load() -> None:
     with pytest.raises(UnknownKindError, match="unknown kind 'cosine'; known: exact"):
         load_rule("cosine")
+
+
+def test_the_page_has_a_row_of_every_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs/consensus-rules.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| [^|]+ \| [^|]+ms \|", page, re.M
+    )
+    assert sorted(rows) == sorted(RULES)
 
 
 def test_zeros_and_an_answer_are_not_comparable_by_scale() -> None:
