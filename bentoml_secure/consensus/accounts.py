@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeGuard
@@ -94,21 +96,22 @@ class Account:
     absent: int = 0
     trials: int = 0
 
-    def after(self, entry: Entry) -> Account:
-        """Return the account with one entry more."""
-        after = replace(self, reputation=entry.apply(self.reputation))
-        if entry.is_trial:
-            answered = entry.outcome is not Outcome.ABSENT
-            return replace(after, trials=self.trials + answered)
-        match entry.outcome:
-            case Outcome.AGREED:
-                return replace(after, agreed=self.agreed + 1)
-            case Outcome.DISSENTED:
-                return replace(after, dissented=self.dissented + 1)
-            case Outcome.IN_DOUBT:
-                return replace(after, in_doubt=self.in_doubt + 1)
-            case Outcome.ABSENT:
-                return replace(after, absent=self.absent + 1)
+    def after(self, entries: Iterable[Entry]) -> Account:
+        """Return the account with these entries, in their order."""
+        reputation, counts = self.reputation, Counter[tuple[bool, Outcome]]()
+        for entry in entries:
+            reputation = entry.apply(reputation)
+            counts[entry.is_trial, entry.outcome] += 1
+        answered = counts[True, Outcome.AGREED] + counts[True, Outcome.DISSENTED]
+        return replace(
+            self,
+            reputation=reputation,
+            agreed=self.agreed + counts[False, Outcome.AGREED],
+            dissented=self.dissented + counts[False, Outcome.DISSENTED],
+            in_doubt=self.in_doubt + counts[False, Outcome.IN_DOUBT],
+            absent=self.absent + counts[False, Outcome.ABSENT],
+            trials=self.trials + answered,
+        )
 
     def to_row(self) -> tuple[str | int | float, ...]:
         """Return the account as a row of ``COLUMNS``."""

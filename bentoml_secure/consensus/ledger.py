@@ -120,14 +120,7 @@ class Ledger:
                 else [entry for entry in entries if entry.replica not in resets]
             )
             before = self._accounts()
-            accounts = dict(before)
-            for replica, segment in {**_segments(kept), **roster}.items():
-                account = accounts.get(replica) or Account(
-                    replica=replica, segment=segment, reputation=opening
-                )
-                accounts[replica] = replace(account, segment=segment)
-            for entry in kept:
-                accounts[entry.replica] = accounts[entry.replica].after(entry)
+            accounts = before | _after(before, kept, roster, opening)
             changed = [a for name, a in accounts.items() if a != before.get(name)]
             self._connection.executemany(_INSERT_ACCOUNT, [a.to_row() for a in changed])
             self._keep_dissents(kept)
@@ -225,5 +218,22 @@ class Ledger:
             self._connection.close()
 
 
-def _segments(entries: Sequence[Entry]) -> dict[str, int]:
-    return {entry.replica: entry.segment for entry in entries}
+def _after(
+    before: Mapping[str, Account],
+    entries: Sequence[Entry],
+    roster: Mapping[str, int],
+    opening: Reputation,
+) -> dict[str, Account]:
+    """Return the accounts of the roster, and of whom the entries are of."""
+    batch: defaultdict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        batch[entry.replica].append(entry)
+    # Who is on no roster any more is of the segment that it was asked.
+    segments = {name: of[-1].segment for name, of in batch.items()} | {**roster}
+    accounts = {}
+    for replica, segment in segments.items():
+        account = before.get(replica) or Account(
+            replica=replica, segment=segment, reputation=opening
+        )
+        accounts[replica] = replace(account, segment=segment).after(batch[replica])
+    return accounts
