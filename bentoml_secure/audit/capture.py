@@ -16,6 +16,7 @@ third where every attempt draws independently, as fresh nonces and commitments d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import expm1, log1p
 
 from bentoml_secure.consensus.committee import MAX_CANDIDATES
@@ -73,20 +74,29 @@ def capture(
     # By how many colluders stand among those drawn so far, none of these decisive.
     open_ = {0: 1.0}
     for drawn in range(max(decisive)):
-        following: dict[int, float] = {}
-        for seen, chance in open_.items():
-            dark = (colluders - seen) * colluder_weight
-            honest = replicas - colluders - (drawn - seen)
-            share = dark / (dark + honest)
-            for more, part in ((1, share), (0, honest / (dark + honest))):
-                if part:
-                    now = seen + more
-                    following[now] = following.get(now, 0.0) + chance * part
+        open_ = _draw_one(open_, drawn, replicas, colluders, colluder_weight)
         if (enough := decisive.get(drawn + 1)) is not None:
-            captured += sum(p for seen, p in following.items() if seen >= enough)
-            following = {seen: p for seen, p in following.items() if seen < enough}
-        open_ = following
+            captured += sum(p for seen, p in open_.items() if seen >= enough)
+            open_ = {seen: p for seen, p in open_.items() if seen < enough}
     return min(1.0, captured)
+
+
+def _draw_one(
+    seen_so_far: Mapping[int, float],
+    drawn: int,
+    replicas: int,
+    colluders: int,
+    colluder_weight: float,
+) -> dict[int, float]:
+    following: dict[int, float] = {}
+    for seen, chance in seen_so_far.items():
+        dark = (colluders - seen) * colluder_weight
+        light = replicas - colluders - (drawn - seen)
+        for now, weight in ((seen + 1, dark), (seen, light)):
+            if weight:
+                share = chance * weight / (dark + light)
+                following[now] = following.get(now, 0.0) + share
+    return following
 
 
 def at_least_once(chance: float, times: float) -> float:

@@ -146,22 +146,8 @@ class Forecast:
 
 def forecast(terms: Terms) -> Forecast:
     """Return what terms come to."""
-    honest_entry = capture(
-        replicas=terms.replicas,
-        colluders=terms.colluders,
-        committee=terms.committee,
-        quorum=terms.quorum,
-        colluder_weight=terms.colluder_weight,
-    )
-    helped = capture(
-        replicas=terms.replicas,
-        colluders=terms.colluders,
-        committee=terms.committee,
-        quorum=terms.quorum,
-        spares=terms.spares,
-        escalation=terms.escalation,
-        colluder_weight=terms.colluder_weight,
-    )
+    honest_entry = _capture(terms)
+    helped = _capture(terms, spares=terms.spares, escalation=terms.escalation)
     per_request = at_least_once(honest_entry, terms.rounds)
     shown = terms.audit_rate * terms.sensitivity
     return Forecast(
@@ -191,6 +177,18 @@ def forecast(terms: Terms) -> Forecast:
         false_alarm=false_alarm(
             committee=terms.committee, pair_excess=terms.pair_excess
         ),
+    )
+
+
+def _capture(terms: Terms, *, spares: int = 0, escalation: int = 0) -> float:
+    return capture(
+        replicas=terms.replicas,
+        colluders=terms.colluders,
+        committee=terms.committee,
+        quorum=terms.quorum,
+        spares=spares,
+        escalation=escalation,
+        colluder_weight=terms.colluder_weight,
     )
 
 
