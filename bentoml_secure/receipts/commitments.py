@@ -11,8 +11,9 @@ No two of them are the same, for the name is in them: one that was copied is ope
 its maker alone.
 
 That the commitments were there before any answer was shown is the entry's assertion,
-as ``blind`` is: signatures carry no order. A vote that was not blind counts; the
-report names whose it was.
+as ``blind`` is: signatures carry no order. A vote that was not blind counts: where as
+many replicas as make a quorum have committed, those after them are late and no worse
+for it. Where a quorum needs one of them, the report names whose it was.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def judge_commitments(
         statements: The votes that verified, by replica.
 
     Returns:
-        The replicas whose vote counts though it was not blind, sorted.
+        The replicas that were not blind and without whom there is no quorum, sorted;
+        none where enough of those that agree were blind.
     """
     report = judgement.report
     where = f"infer {round_.infer} segment {round_.index} commitments"
@@ -129,7 +131,15 @@ def judge_commitments(
         return ()
     for name in sorted(commitments.keys() & statements.keys()):
         _judge_one(judgement, where, name, commitments[name], statements[name])
-    return tuple(name for name in sorted(commitments) if not commitments[name].blind)
+    tally = round_.tally
+    agreed = [commitments[name] for name in tally.clique if name in commitments]
+    if not tally.accepted or sum(made.blind for made in agreed) >= tally.quorum:
+        return ()
+    return tuple(
+        name
+        for name in sorted(commitments.keys() & set(tally.clique))
+        if not commitments[name].blind
+    )
 
 
 def _judge_one(

@@ -112,12 +112,22 @@ def test_honest_commitments_have_no_finding(round_: Judged) -> None:
     assert round_.found == {}
 
 
-def test_who_was_not_blind_is_named_and_counts(round_: Judged) -> None:
+def test_who_was_not_blind_is_named_where_a_quorum_needs_it(round_: Judged) -> None:
     commitments, (_, second, third) = round_.all_honest, sorted(round_.statements)
-    for name in (third, second):
-        commitments[name] = replace(commitments[name], blind=False)
+    commitments[third] = replace(commitments[third], blind=False)
+    # Two of three were blind, and two are enough.
+    assert round_.judge(commitments) == ()
+    commitments[second] = replace(commitments[second], blind=False)
     assert round_.judge(commitments) == (second, third)
     assert round_.found == {}
+
+
+def test_where_nothing_was_agreed_nobody_is_needed(round_: Judged) -> None:
+    refused = replace(round_.round, tally=replace(round_.round.tally, accepted=False))
+    commitments = {
+        name: replace(made, blind=False) for name, made in round_.all_honest.items()
+    }
+    assert replace(round_, round=refused).judge(commitments) == ()
 
 
 def test_a_vote_without_a_commitment_is_found(round_: Judged) -> None:
