@@ -49,7 +49,7 @@ from bentoml_secure.testing.deployment import (
     build_deployment,
 )
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
-from bentoml_secure.testing.tampering import another, with_receipt
+from bentoml_secure.testing.tampering import another, with_receipt, with_tally
 
 WHERE = "audit infer 0 segment 0"
 REFEREE, NEXT = referee_name(SERVICE, 0), referee_name(SERVICE, 1)
@@ -190,6 +190,11 @@ def not_required(draft: Draft) -> Bundle:
     return attach_audit(changed, recompute_draft(changed))
 
 
+def of_a_round_that_agreed_on_nothing(draft: Draft) -> Bundle:
+    recomputed = recompute_draft(draft)
+    return attach_audit(with_tally(draft, 0, accepted=False), recomputed)
+
+
 def liar(draft: Draft, **changes: Any) -> Bundle:
     first, *rest = recompute_draft(draft, {(0, 0): Behaviour.LIAR})
     return attach_audit(draft, [replace(first, **changes), *rest])
@@ -230,6 +235,7 @@ ATTACKS: list[tuple[str, Attack, str]] = [
         ),
         f"{WHERE} replica",
     ),
+    ("the referee's own", of_a_round_that_agreed_on_nothing, f"{WHERE} replica"),
     ("another key", under_another_key, SAID),
     (
         "a signature of zeros",
@@ -320,6 +326,16 @@ def test_another_answer_rejects_the_receipt_and_nothing_else_does(
     draft: Draft, now: datetime
 ) -> None:
     assert findings(liar(draft), draft, now) == {f"{WHERE} answer"}
+
+
+def test_a_configuration_of_another_deployment_has_its_own_finding(
+    draft: Draft, now: datetime
+) -> None:
+    bundle = attach_audit(draft, recompute_draft(draft))
+    other = {**bundle.configuration, "service": "Another"}
+    found = findings(replace(bundle, configuration=other), draft, now)
+    assert "config_digest" in found
+    assert f"{WHERE} replica" not in found
 
 
 def test_what_could_not_be_recomputed_is_reported(draft: Draft, now: datetime) -> None:
