@@ -4,6 +4,9 @@
     seats.py     what replicas amount to: weights, and voices that count once
     quorum.py    decide() and recompute(), pure
     collect.py   collect(): asks a committee until a quorum agrees
+    reputation.py  what past answers count for: weights, quarantine, the cap
+    ledger.py    reputations in SQLite; accounts.py, ledger_file.py
+    known_answers.py  inputs of segments whose outputs are known, in a file
     rules/       when two answers are alike: one file per rule
 
 One honest coordinator asks n = 2f+1 replicas and serves what f+1 of them agree on.

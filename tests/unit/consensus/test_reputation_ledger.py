@@ -339,11 +339,11 @@ def test_processes_that_make_one_file_at_once_take_turns(path: Path) -> None:
     )
     started = [
         subprocess.Popen([sys.executable, "-c", program, path], stdin=subprocess.PIPE)
-        for _ in range(3)
+        for _ in range(2)
     ]
     for process in started:
         process.communicate(b"\n", timeout=60)
-    assert [process.returncode for process in started] == [0, 0, 0]
+    assert [process.returncode for process in started] == [0, 0]
 
 
 def test_a_day_of_dissents_is_told_apart_by_time(ledger: Ledger) -> None:
