@@ -6,6 +6,7 @@ imported here but click and the error tree: each command imports its room when i
     outcome      verdicts, exit codes, how both are printed
     parameters   types of options, and reading the files that they name
     splitting    split
+    calibrating  calibrate
     deployment   dev-root, trust
     endorsing    endorsements fetch
     measuring    measure event-log, nitro, sgx, runtime
@@ -33,6 +34,7 @@ import click
 
 from bentoml_secure.cli.auditing import plan_audit
 from bentoml_secure.cli.brokering import broker
+from bentoml_secure.cli.calibrating import calibrate
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.enrolling import tpm
@@ -71,7 +73,16 @@ def main() -> None:
     """
 
 
-for _command in (split, inspect, verify, measure, endorsements, dev_root, trust):
+for _command in (
+    split,
+    calibrate,
+    inspect,
+    verify,
+    measure,
+    endorsements,
+    dev_root,
+    trust,
+):
     main.add_command(_command)
 for _command in (sign_model, verify_model, seal_model, broker, result, tpm):
     main.add_command(_command)

@@ -84,7 +84,7 @@ def split(
     started = time.monotonic()
     with own_files(str(samples)):
         inputs = None if samples is None else read_samples(samples)
-    with own_files(str(model)), _warnings_shown(), _progress() as tell:
+    with own_files(str(model)), _warnings_shown(), progress() as tell:
         plan = split_onnx(
             model,
             out,
@@ -161,7 +161,7 @@ class _Ticker:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None] | None]:
+def progress() -> Iterator[Callable[[str], None] | None]:
     """Show progress on a terminal, and only there."""
     if not sys.stderr.isatty():
         yield None

@@ -116,6 +116,11 @@ class Calibrated:
     false_alarm: float
     nearest: Cheat | None
 
+    @property
+    def passing(self) -> tuple[Cheat, ...]:
+        """The cheats that the tolerance does not tell from honest runs."""
+        return tuple(c for c in self.cheats if _smallest(c) <= self.tolerance)
+
 
 def honest_spread(
     answers: Mapping[str, Sequence[Answer]], distance: Distance
@@ -215,47 +220,61 @@ def cheat_spread(
 
 
 def calibrate(
-    spread: Spread, cheats: Sequence[Cheat], *, margin: float = MARGIN, what: str
+    spread: Spread, cheats: Sequence[Cheat], *, margin: float = MARGIN
 ) -> Calibrated:
-    """Return the tolerance, unless a cheat would pass it.
+    """Return the tolerance that honest runs ask for, and how near cheats come to it.
 
     Args:
         spread: Of the honest runs.
         cheats: All that were tried, those without effect included.
         margin: At least 1.
-        what: Names the segment in the refusal.
 
     Raises:
         ConfigurationError: A margin below 1.
-        PolicyRejected: A cheat's smallest distance is at or under the tolerance;
-            ``findings`` has every such cheat.
     """
     if not math.isfinite(margin) or margin < 1:
         raise ConfigurationError(f"margin: got {margin}, want a number from 1")
-    tolerance = margin * spread.largest
-    want = f"over {tolerance:.3g}"
-    passing = [
-        Finding(f"{what} {cheat.name}", f"distance {smallest:.3g}", want)
-        for cheat in cheats
-        if (smallest := cheat.smallest) is not None and smallest <= tolerance
-    ]
-    if passing:
-        left, right = spread.farthest
-        raise PolicyRejected(
-            f"{what}: a tolerance of {tolerance:.3g}, {margin:g} times the distance "
-            f"between honest {left} and {right}, lets cheats pass. Permit fewer "
-            "runtimes, lower the margin, or name another rule",
-            passing,
-        )
-    measured = [c for c in cheats if math.isfinite(c.smallest or math.inf)]
+    measured = [cheat for cheat in cheats if math.isfinite(_smallest(cheat))]
     return Calibrated(
-        tolerance=tolerance,
+        tolerance=margin * spread.largest,
         margin=margin,
         spread=spread,
         cheats=tuple(cheats),
         false_alarm=false_alarm_bound(len(spread.per_input)),
         nearest=min(measured, key=_smallest, default=None),
     )
+
+
+def require_apart(found: Mapping[str, Calibrated]) -> None:
+    """Refuse tolerances that a cheat would pass.
+
+    Args:
+        found: By the segment's name.
+
+    Raises:
+        PolicyRejected: The smallest distance of a cheat is at or under the tolerance;
+            ``findings`` has every such cheat.
+    """
+    findings, causes = [], []
+    for what, calibrated in found.items():
+        passing = calibrated.passing
+        want = f"over {calibrated.tolerance:.3g}"
+        findings += [
+            Finding(f"{what} {cheat.name}", f"distance {_smallest(cheat):.3g}", want)
+            for cheat in passing
+        ]
+        if passing:
+            left, right = calibrated.spread.farthest
+            causes.append(
+                f"{what} wants {calibrated.margin:g} times the "
+                f"{calibrated.spread.largest:.3g} between honest {left} and {right}"
+            )
+    if findings:
+        raise PolicyRejected(
+            f"cheats would pass: {'; '.join(causes)}. Permit fewer runtimes, lower the "
+            "margin, or name another rule",
+            findings,
+        )
 
 
 def _smallest(cheat: Cheat) -> float:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import (
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TensorShapeProto,
+    TypeProto,
+    helper,
+)
 
 from bentoml_secure.split.altered_weights import NotApplicableError
 from bentoml_secure.split.graph import analyse, reads_of
+from bentoml_secure.split.types import infer
 from bentoml_secure.tensors import Array
 
 _SAME_PADDING = ("SAME_UPPER", "SAME_LOWER")
@@ -46,6 +55,7 @@ def skipped_layer(model: ModelProto) -> ModelProto:
 def _residual(model: ModelProto) -> tuple[NodeProto, str] | None:
     """Return the addition at the end of the largest residual block, and its input."""
     analysis = analyse(model)
+    types = infer(model)
     behind: dict[str, frozenset[str]] = {}
     best: tuple[int, NodeProto, str] | None = None
     for index in analysis.steps:
@@ -56,12 +66,27 @@ def _residual(model: ModelProto) -> tuple[NodeProto, str] | None:
         if node.op_type != "Add" or len(read) != 2:
             continue
         for past, made in (read, read[::-1]):
-            if past in behind.get(made, ()):
+            is_block = past in behind.get(made, ()) and _alike(past, made, types)
+            if is_block:
                 size = len(behind[made] - behind.get(past, frozenset()))
                 # Of two as large, the later one.
                 if best is None or size >= best[0]:
                     best = size, _original(model, node), past
     return None if best is None else best[1:]
+
+
+def _alike(left: str, right: str, types: Mapping[str, TypeProto.Tensor]) -> bool:
+    """Whether two shapes can be the same: an added mask is not a block's input."""
+    if left not in types or right not in types:
+        return False
+    one, other = types[left].shape.dim, types[right].shape.dim
+    return len(one) == len(other) and all(map(_may_equal, one, other))
+
+
+def _may_equal(one: TensorShapeProto.Dimension, other: Any) -> bool:
+    # Of a size that is not known, only that it is not always 1.
+    sizes = {d.dim_value if d.HasField("dim_value") else None for d in (one, other)}
+    return len(sizes) == 1 or (None in sizes and 1 not in sizes)
 
 
 def _original(model: ModelProto, wanted: NodeProto) -> NodeProto:

@@ -184,6 +184,28 @@ def test_the_largest_residual_block_is_skipped() -> None:
     assert (node.op_type, list(node.input)) == ("Identity", ["x"])
 
 
+def test_a_mask_that_is_added_twice_is_no_residual() -> None:
+    # By the second time the values were made from the mask too.
+    honest = model(
+        [
+            make.make_node("Add", ["x", "mask"], ["once"]),
+            make.make_node("MatMul", ["once", "a"], ["product"]),
+            make.make_node("Add", ["product", "mask"], ["twice"]),
+            make.make_node("Relu", ["twice"], ["y"]),
+        ],
+        [value("x"), value("mask", ["n", 1])],
+        [value("y")],
+        [weight("a")],
+    )
+    altered = alter("skipped-layer", honest)
+    assert [node.op_type for node in altered.graph.node] == [
+        "Add",
+        "Identity",
+        "Add",
+        "Relu",
+    ]
+
+
 def test_an_addition_of_unrelated_values_is_no_residual() -> None:
     honest = model(
         [
