@@ -31,6 +31,7 @@ Mechanism = Literal[
     "consensus",
     "proof",
     "receipt",
+    "audit",
 ]
 Result = Literal["pass", "fail", "error"]
 ReceiptState = Literal["issued", "completed", "failed"]

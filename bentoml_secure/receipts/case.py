@@ -111,6 +111,7 @@ class Report:
         absent: Who did not answer, where and why.
         skipped: Who was drawn and not asked, or not waited for, where and why.
         ruled: Where a referee decided in place of a quorum.
+        sighted: Whose vote counts though it committed after the reveal had begun.
         late: Kinds of required attachments that are not there yet.
     """
 
@@ -120,6 +121,7 @@ class Report:
     absent: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     ruled: list[dict[str, Any]] = field(default_factory=list)
+    sighted: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
     def add(self, name: str, got: object, want: object) -> None:
@@ -148,6 +150,10 @@ class Report:
         self.skipped.append(
             {"infer": infer, "segment": segment, "replica": replica, "reason": reason}
         )
+
+    def see(self, infer: int, segment: int, replica: str) -> None:
+        """Note a vote that was not blind."""
+        self.sighted.append({"infer": infer, "segment": segment, "replica": replica})
 
     def rule(self, infer: int, segment: int, referee: str) -> None:
         """Note a round that a referee decided."""

@@ -6,7 +6,7 @@ Each is a noun that writes its part of the predicate and reads it back strictly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bentoml_secure.consensus.tally import Absence, Tally, parse_absences
@@ -18,6 +18,11 @@ from bentoml_secure.digest import (
     parse_hex,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.commitments import (
+    Revealed,
+    commitments_from_json,
+    commitments_to_json,
+)
 from bentoml_secure.receipts.strict import choice, fields, items, numbers, text
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import parse_statement_envelope, parse_time
@@ -146,6 +151,8 @@ class SegmentRecord:
         unused: Who was asked as well, and got no seat; by name.
         tally: How the votes were counted, at the moment of decision.
         statements: Each voter's signed statement, by replica.
+        commitments: What voters had committed to before, by replica; none where the
+            scenario does not ask for it.
         referee: What decided in place of a quorum, where none agreed.
     """
 
@@ -155,6 +162,7 @@ class SegmentRecord:
     unused: tuple[str, ...] = ()
     tally: Tally
     statements: Mapping[str, Envelope]
+    commitments: Mapping[str, Revealed] = field(default_factory=dict)
     referee: RefereeRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -166,6 +174,7 @@ class SegmentRecord:
             "unused": list(self.unused),
             "tally": self.tally.to_json(),
             "statements": {n: e.to_json() for n, e in self.statements.items()},
+            "commitments": commitments_to_json(self.commitments),
             "referee": None if self.referee is None else self.referee.to_json(),
         }
 
@@ -196,6 +205,9 @@ class SegmentRecord:
                 )
                 for name, envelope in statements.items()
             },
+            commitments=commitments_from_json(
+                got["commitments"], what=f"{what} commitments"
+            ),
             referee=None
             if got["referee"] is None
             else RefereeRecord.from_json(got["referee"], what=f"{what} referee"),

@@ -25,6 +25,7 @@ from bentoml_secure.consensus.quorum import Vote, recompute
 from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
 from bentoml_secure.receipts.audit import audit_due
+from bentoml_secure.receipts.commitments import judge_commitments
 from bentoml_secure.receipts.committees import judge_committee
 from bentoml_secure.receipts.judgement import (
     Judgement,
@@ -123,6 +124,9 @@ def _judge_segment(
         _voices(judgement, tally, judgement.case.bundle.scenario.independence)
     )
     report.adopt(f"{where} tally", recompute(heard, votes))
+    seen = judge_commitments(judgement, round_, record.commitments, statements)
+    for name in seen:
+        report.see(infer, index, name)
     for name in tally.dissenters:
         report.dissent(infer, index, name, "receipt")
     for absence in tally.absent:

@@ -267,6 +267,7 @@ def _claims(
         "dissenters": report.dissenters,
         "skipped": report.skipped,
         "ruled": report.ruled,
+        "not_blind": report.sighted,
         "absent": report.absent,
         "missing_attachments": report.late,
     }
@@ -286,6 +287,7 @@ def _labels(
             "distances": asserted,
             "weights": asserted,
             "reasons of skips and absences": asserted,
+            "commitments before reveals": asserted,
             "nonces of runners": asserted,
             "bodies and tensors belong together": asserted,
             "draw": draw,

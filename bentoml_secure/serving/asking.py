@@ -27,7 +27,7 @@ from bentoml_secure.consensus.commit_reveal import (
 )
 from bentoml_secure.consensus.quorum import Vote
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import UnavailableError, VerificationError
+from bentoml_secure.errors import VerificationError
 from bentoml_secure.receipts.commitments import Revealed
 from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.exchange import Exchange, Opening, Outgoing
@@ -81,19 +81,16 @@ class Asking:
     salts: Mapping[str, bytes]
     barrier: Barrier | None = None
 
-    async def ask(self, peer: Peer, *, out: str | None) -> Answer[Made]:
+    async def ask(self, peer: Peer) -> Answer[Made]:
         """Return one replica's verified answer.
 
         Args:
             peer: Who is asked.
-            out: Why it may not be asked; None where it may.
 
         Raises:
-            SecureError: It may not vote, no answer, or one that is not what was asked.
+            SecureError: No answer, or one that is not what was asked.
         """
         try:
-            if out is not None:
-                raise UnavailableError(out)
             made = await self._made(peer)
         finally:
             if self.barrier is not None:

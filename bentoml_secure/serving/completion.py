@@ -1,14 +1,19 @@
-"""What follows a receipt: votes that came late, signed as an attachment."""
+"""What follows a receipt, each signed as an attachment: late votes, an audit."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
+from bentoml_secure.audit.recompute import Served, Verdict, recompute
+from bentoml_secure.audit.sampling import audited
+from bentoml_secure.consensus.asks import Answer
 from bentoml_secure.consensus.reputation import Outcome
 from bentoml_secure.digest import Digest
+from bentoml_secure.errors import UnavailableError
+from bentoml_secure.receipts.audit import AUDIT, Audit, audit_seconds, issue_audit
 from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
     LateAnswer,
@@ -18,6 +23,7 @@ from bentoml_secure.receipts.late_votes import (
 )
 from bentoml_secure.receipts.receipt import RequiredAttachment
 from bentoml_secure.serving.asking import Made
+from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.lockstep import PendingVotes
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope, SigningKey
@@ -25,7 +31,12 @@ from bentoml_secure.statements import format_time
 from bentoml_secure.tensors import Array
 
 Distance = Callable[[Mapping[str, Array], Mapping[str, Array]], float | None]
-Record = Callable[[str, int, Mapping[str, Outcome]], None]
+
+_AUDITED: Mapping[Verdict, metrics.Result] = {
+    Verdict.AGREES: "pass",
+    Verdict.DIFFERS: "fail",
+    Verdict.ABSENT: "error",
+}
 
 # How long after the grace the attachment must be there; a verifier's clock may differ.
 DEADLINE_MARGIN = timedelta(seconds=30)
@@ -34,19 +45,98 @@ DEADLINE_MARGIN = timedelta(seconds=30)
 def required_attachments(
     context: RequestContext, issued_at: datetime
 ) -> tuple[RequiredAttachment, ...]:
-    """Return what must follow a receipt: late votes, if any are still out."""
-    if not context.late:
-        return ()
-    grace = timedelta(milliseconds=context.scenario.grace_ms)
-    deadline = format_time(issued_at + grace + DEADLINE_MARGIN)
-    return (RequiredAttachment(kind=LATE_VOTES, deadline=deadline),)
+    """Return what must follow a receipt: votes still out, an audit that was drawn."""
+    scenario = context.scenario
+    grace = timedelta(milliseconds=scenario.grace_ms)
+    due = []
+    if context.late:
+        due.append((LATE_VOTES, grace))
+    if audited(context.seed, scenario.audit_rate):
+        rounds = sum(len(infer.segments) for infer in context.infers)
+        due.append((AUDIT, grace + timedelta(seconds=audit_seconds(scenario, rounds))))
+    return tuple(
+        RequiredAttachment(
+            kind=kind, deadline=format_time(issued_at + after + DEADLINE_MARGIN)
+        )
+        for kind, after in due
+    )
+
+
+async def audit(
+    context: RequestContext,
+    receipt_digest: Digest,
+    engine: Engine,
+    key: SigningKey,
+    clock: Callable[[], datetime],
+) -> Envelope:
+    """Have the referees recompute an answered request and sign what came of it.
+
+    Args:
+        context: Of the request, with what it kept.
+        receipt_digest: Of its receipt.
+        engine: That served it.
+        key: That signed the receipt.
+        clock: For the time of issue.
+    """
+    salts = {kept.infer_index: kept for kept in context.kept}
+
+    async def ask(served: Served) -> Answer[Made]:
+        kept = salts[served.infer]
+        if (served.infer, served.segment) in ruled:
+            raise UnavailableError("it decided this segment itself")
+        if served.auditor not in context.pinned:
+            raise UnavailableError("not attested when the receipt was issued")
+        asking = engine.lockstep.asking(
+            context, served.infer, served.segment, kept.values, kept.salts
+        )
+        return await asking.ask(engine.referees[served.segment])
+
+    ruled = {
+        (infer.index, segment)
+        for infer in context.infers
+        for segment, record in enumerate(infer.segments)
+        if record.referee is not None
+    }
+    rounds = sum(len(infer.segments) for infer in context.infers)
+    recomputed = await recompute(
+        _served(context, engine),
+        ask,
+        deadline_seconds=audit_seconds(context.scenario, rounds),
+    )
+    for made in recomputed:
+        metrics.count_verification("audit", str(made.segment), _AUDITED[made.verdict])
+    return issue_audit(
+        Audit(
+            receipt_id=context.request_id.hex(),
+            receipt_digest=receipt_digest,
+            issued_at=format_time(clock()),
+            recomputed=recomputed,
+        ),
+        key,
+    )
+
+
+def _served(context: RequestContext, engine: Engine) -> Iterator[Served]:
+    for kept in sorted(context.kept, key=lambda kept: kept.infer_index):
+        values = kept.values
+        for index, segment in enumerate(engine.plan.segments):
+            made = [spec.name for spec in segment.outputs]
+            yield Served(
+                infer=kept.infer_index,
+                segment=index,
+                auditor=engine.referees[index].name,
+                inputs={s.name: values.tensors[s.name] for s in segment.inputs},
+                outputs={name: values.tensors[name] for name in made},
+                commitments={name: values.commitments[name] for name in made},
+                tolerance=segment.tolerance,
+                distance=engine.lockstep.distances[index],
+            )
 
 
 async def late_votes(
     context: RequestContext,
     receipt_digest: Digest,
-    distances: Sequence[Distance],
-    record: Record,
+    engine: Engine,
     key: SigningKey,
     clock: Callable[[], datetime],
 ) -> Envelope:
@@ -55,16 +145,18 @@ async def late_votes(
     Args:
         context: Of the request.
         receipt_digest: Of its receipt.
-        distances: Of two answers, by segment.
-        record: Takes what each late vote says of its replica.
+        engine: That served it.
         key: That signed the receipt.
         clock: For the time of issue.
     """
     rounds = {}
     for pending in context.late:
-        late, outcomes = await _round(pending, distances[pending.segment_index])
+        distance = engine.lockstep.distances[pending.segment_index]
+        late, outcomes = await _round(pending, distance)
         rounds[pending.infer_index, pending.segment_index] = late
-        record(context.request_id.hex(), pending.segment_index, outcomes)
+        engine.standing.record(
+            context.request_id.hex(), pending.segment_index, outcomes
+        )
     votes = LateVotes(
         receipt_id=context.request_id.hex(),
         receipt_digest=receipt_digest,

@@ -19,6 +19,7 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
 from bentoml_secure.attestation.attesters import open_attester, open_gpu_attester
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.consensus.ledger import Ledger
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
@@ -37,12 +38,15 @@ from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import (
     BROKER,
+    REPUTATION,
     STORE,
     Settings,
     from_environment,
     own_environment,
     read_settings,
 )
+from bentoml_secure.serving.standing import Standing
+from bentoml_secure.serving.trials import Examiner, Trials
 from bentoml_secure.serving.weights import Weights, read_signed
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
@@ -361,19 +365,21 @@ class Deployment:
             for name, index in self.runners.items()
         }
         segments = range(topology.segments)
+        self._make_folders()
+        trials = None
+        if (path := self.settings.trials) is not None:
+            trials = Trials.read(path, self.plan)
+        standing = Standing(
+            Ledger(self.settings.reputation),
+            [topology.replica_names(index) for index in segments],
+            has_trials=trials is not None,
+        )
         engine = Engine(
             self.plan,
             [[peers[name] for name in topology.replica_names(i)] for i in segments],
             [peers[n] for i in segments if (n := topology.referee_name(i)) is not None],
+            standing,
         )
-        folder = self.settings.store.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"receipt store: its folder cannot be made: {error}.",
-                remedy=f"Name a file with {STORE} in a folder that can be written.",
-            ) from error
         return Entry(
             self.configuration,
             identity,
@@ -381,6 +387,35 @@ class Deployment:
             SqliteReceiptStore(self.settings.store),
             max_age_seconds=self.evidence_seconds,
             keep_salts=self.settings.salt_token is not None,
+            examiner=self._examiner(engine, standing, trials),
+        )
+
+    def _make_folders(self) -> None:
+        for variable, path in (
+            (STORE, self.settings.store),
+            (REPUTATION, self.settings.reputation),
+        ):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{path}: its folder cannot be made: {error}.",
+                    remedy=f"Name a file with {variable} in a folder that can be "
+                    "written.",
+                ) from error
+
+    def _examiner(
+        self, engine: Engine, standing: Standing, trials: Trials | None
+    ) -> Examiner | None:
+        if trials is None:
+            return None
+        scenario = self.scenarios.by_name[self.scenarios.minimum]
+        return Examiner(
+            standing,
+            trials,
+            lambda name, index, inputs: engine.examine(scenario, name, index, inputs),
+            distance=lambda index, a, b: engine.lockstep.distances[index](a, b),
+            tolerances=[segment.tolerance for segment in self.plan.segments],
         )
 
     def require_settings(self, service: str) -> None:

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from bentoml_secure.audit.sampling import audited
+from bentoml_secure.consensus.barrier import Barrier
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.receipt import MAX_INFERS, InferRecord
-from bentoml_secure.serving.lockstep import Lockstep, Standing, Values
+from bentoml_secure.scenario import Scenario
+from bentoml_secure.serving.lockstep import Kept, Lockstep, Standing, Values
 from bentoml_secure.serving.peers import Peer
-from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.serving.request import RequestContext, own_context
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.tensors import Array, commit, require
 
@@ -84,6 +87,8 @@ class Engine:
             records.append(
                 await self.lockstep.run(context, index, segment_index, values, salts)
             )
+        if audited(context.seed, context.scenario.audit_rate):
+            context.kept.append(Kept(index, values, salts))
         outputs = [spec.name for spec in self.plan.outputs]
         context.infers.append(
             InferRecord(
@@ -94,6 +99,40 @@ class Engine:
             )
         )
         return {name: values.tensors[name] for name in outputs}
+
+    async def examine(
+        self,
+        scenario: Scenario,
+        replica: str,
+        segment_index: int,
+        inputs: Mapping[str, Array],
+    ) -> Mapping[str, Array]:
+        """Return one replica's verified outputs, of inputs of its segment.
+
+        On the wire it is an exchange like any other, of a request of its own.
+
+        Args:
+            scenario: How replicas are asked.
+            replica: Name of the replica.
+            segment_index: Index of its segment.
+            inputs: Exactly the segment's.
+
+        Raises:
+            SecureError: No answer, or one that is not what was asked.
+        """
+        context = own_context(scenario)
+        segment = self.plan.segments[segment_index]
+        names = [spec.name for spec in (*segment.inputs, *segment.outputs)]
+        salts = {name: context.salt(0, "tensor", name) for name in names}
+        values = Values(
+            dict(inputs), dict(commit(inputs, {name: salts[name] for name in inputs}))
+        )
+        barrier = None
+        if scenario.commit_reveal:
+            barrier = Barrier([replica], quorum=1, wait_seconds=0)
+        asking = self.lockstep.asking(context, 0, segment_index, values, salts, barrier)
+        (peer,) = [p for p in self.peers[segment_index] if p.name == replica]
+        return (await asking.ask(peer)).value.tensors
 
     def every_peer(self) -> Iterable[Peer]:
         """Yield every replica and every referee."""
@@ -108,9 +147,10 @@ class Engine:
                 group.create_task(peer.keep_attested())
 
     async def close(self) -> None:
-        """Give up the connections."""
+        """Give up the connections, and write what replicas' answers counted for."""
         for peer in self.every_peer():
             await peer.close()
+        await asyncio.to_thread(self.standing.close)
 
 
 class EqualStanding:
@@ -128,3 +168,6 @@ class EqualStanding:
         self, request_id: str, segment: int, outcomes: Mapping[str, object]
     ) -> None:
         """Forget it."""
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,11 +31,12 @@ from bentoml_secure.receipts.receipt import (
 )
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
-from bentoml_secure.serving.completion import late_votes, required_attachments
+from bentoml_secure.serving.completion import audit, late_votes, required_attachments
 from bentoml_secure.serving.draws import Draws
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.peers import FRESH_SHARE, ready
 from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.serving.trials import Examiner
 from bentoml_secure.session.identity import Identity, Keys
 from bentoml_secure.session.keys import Session, Shown
 from bentoml_secure.session.messages import Document
@@ -150,6 +151,7 @@ class Entry:
         store: Where receipts stay.
         max_age_seconds: Of evidence, by the appraisal policy and the scenarios.
         keep_salts: Whether root salts that the entry drew may be asked for later.
+        examiner: Puts replicas without a vote to trial, if there are known answers.
         clock: For times in receipts.
     """
 
@@ -162,6 +164,7 @@ class Entry:
         *,
         max_age_seconds: float,
         keep_salts: bool,
+        examiner: Examiner | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.configuration = configuration
@@ -185,16 +188,19 @@ class Entry:
         )
         self._max_age_seconds = max_age_seconds
         self._keep_salts = keep_salts
+        self._examiner = examiner
         self._completions: dict[str, asyncio.Task[None]] = {}
-        self._attesting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def _first_draw(self, session: Session) -> Document | None:
         signed = self.draws.give(session)
         return None if signed is None else signed.to_json()
 
     async def start(self) -> None:
-        """Begin to attest the replicas; does not wait for them."""
-        self._attesting = asyncio.create_task(self.engine.keep_attested())
+        """Begin to attest the replicas and to try newcomers; does not wait for them."""
+        self._tasks.append(asyncio.create_task(self.engine.keep_attested()))
+        if self._examiner is not None:
+            self._tasks.append(asyncio.create_task(self._examiner.run()))
 
     async def is_ready(self) -> bool:
         """Tell, within a second, whether the minimum scenario could be served."""
@@ -220,6 +226,7 @@ class Entry:
             SecureError: It could not be stored.
         """
         now = self.clock()
+        self._pin_auditors(context)
         own = await self.evidence.for_receipt(
             context.session, context.evidence_nonce, now
         )
@@ -289,6 +296,13 @@ class Entry:
                     remedy="Ask again, for less at once; or allow older evidence.",
                 )
 
+    def _pin_auditors(self, context: RequestContext) -> None:
+        # Parties of the receipt: who verifies the audit finds their keys there. One
+        # that is not there now does not audit, and the audit says so.
+        for referee in self.engine.referees if context.kept else ():
+            with contextlib.suppress(UnavailableError):
+                context.pin(referee)
+
     def is_simulated(self, context: RequestContext) -> bool:
         """Tell whether any evidence behind an answer is simulated."""
         return self.identity.keys.document.platform == "simulated" or any(
@@ -298,7 +312,7 @@ class Entry:
     def _complete(
         self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
     ) -> None:
-        if not context.late:
+        if not context.late and not context.kept:
             metrics.count_receipt(context.scenario.name, "completed")
             return
         task = asyncio.create_task(self._attach(context, receipt_id, receipt, keys))
@@ -308,23 +322,24 @@ class Entry:
     async def _attach(
         self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
     ) -> None:
-        state: metrics.ReceiptState = "failed"
-        try:
-            attachment = await late_votes(
-                context,
-                receipt.payload_digest,
-                self.engine.lockstep.distances,
-                self.engine.standing.record,
-                keys.signing,
-                self.clock,
-            )
-            await asyncio.to_thread(self.store.attach, receipt_id, attachment)
-            state = "completed"
-        except Exception:
-            # Nobody waits for this task: the log and the missing attachment tell.
-            logger.exception("receipt %s: late votes were not attached", receipt_id)
-        finally:
-            metrics.count_receipt(context.scenario.name, state)
+        digest, engine, sign = receipt.payload_digest, self.engine, keys.signing
+        due: list[tuple[str, Coroutine[None, None, Envelope]]] = []
+        if context.late:
+            votes = late_votes(context, digest, engine, sign, self.clock)
+            due.append(("late votes", votes))
+        if context.kept:
+            due.append(("audit", audit(context, digest, engine, sign, self.clock)))
+        state: metrics.ReceiptState = "completed"
+        for what, coming in due:
+            try:
+                attachment = await coming
+                await asyncio.to_thread(self.store.attach, receipt_id, attachment)
+            except Exception:
+                # Nobody waits for this task: the log and the missing attachment tell.
+                logger.exception("receipt %s: %s were not attached", receipt_id, what)
+                state = "failed"
+        context.kept.clear()
+        metrics.count_receipt(context.scenario.name, state)
 
     async def wait_complete(self, receipt_id: str, seconds: float) -> None:
         """Wait until what a receipt requires is attached, or the time is over."""
@@ -333,12 +348,12 @@ class Entry:
             await asyncio.wait([task], timeout=seconds)
 
     async def close(self) -> None:
-        """Finish attachments, stop attesting, close connections and the store."""
+        """Finish attachments, stop attesting, close connections and files."""
         if self._completions:
             await asyncio.wait(self._completions.values(), timeout=CLOSE_SECONDS)
-        if self._attesting is not None:
-            self._attesting.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._attesting
+                await task
         await self.engine.close()
         self.store.close()

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bentoml_secure import metrics
+from bentoml_secure.consensus.barrier import Barrier
 from bentoml_secure.consensus.collect import Answer, Late, Round, Terms, collect
 from bentoml_secure.consensus.committee import Candidate as Drawable
 from bentoml_secure.consensus.committee import draw_order
@@ -34,6 +35,7 @@ from bentoml_secure.digest import Digest
 from bentoml_secure.errors import QuorumNotReached, UnavailableError
 from bentoml_secure.receipts.receipt import SegmentRecord
 from bentoml_secure.receipts.records import RefereeRecord
+from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.asking import Asking, Made
 from bentoml_secure.serving.exchange import Outgoing
 from bentoml_secure.serving.peers import Attested, Peer
@@ -42,8 +44,6 @@ from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.tensors import Array, with_sizes
 
-RULE = "within_tolerance"
-
 
 @dataclass(frozen=True, slots=True)
 class Values:
@@ -51,6 +51,15 @@ class Values:
 
     tensors: dict[str, Array]
     commitments: dict[str, Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one ``infer`` passed between segments, kept for an audit."""
+
+    infer_index: int
+    values: Values
+    salts: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,10 @@ class Standing(Protocol):
         """Take in what one round says of its replicas; does not wait for a disk."""
         ...
 
+    def close(self) -> None:
+        """Write what waits."""
+        ...
+
 
 class Lockstep:
     """Runs single segments of one deployment's plan.
@@ -104,7 +117,7 @@ class Lockstep:
         self._referees = referees
         self._standing = standing
         self._latencies = [Latencies() for _ in plan.segments]
-        self.distances = [load_rule(RULE).distance for _ in plan.segments]
+        self.distances = [load_rule(s.rule).distance for s in plan.segments]
 
     def asking(
         self,
@@ -113,8 +126,12 @@ class Lockstep:
         segment_index: int,
         values: Values,
         salts: Mapping[str, bytes],
+        barrier: Barrier | None = None,
     ) -> Asking:
-        """Return one segment's inputs, laid out once for whoever is asked."""
+        """Return one segment's inputs, laid out once for whoever is asked.
+
+        With a barrier, who is asked commits to its answer before it shows it.
+        """
         segment = self._plan.segments[segment_index]
         names = [spec.name for spec in segment.inputs]
         return Asking(
@@ -125,6 +142,7 @@ class Lockstep:
             {name: values.commitments[name] for name in sorted(names)},
             with_sizes(segment.outputs, segment.inputs, values.tensors),
             salts,
+            barrier,
         )
 
     async def run(
@@ -141,7 +159,6 @@ class Lockstep:
             QuorumNotReached: Its replicas did not agree in time.
         """
         label = str(segment_index)
-        asking = self.asking(context, infer_index, segment_index, values, salts)
         try:
             candidates, found = self._candidates(context, infer_index, segment_index)
             bench = seat_candidates(
@@ -149,6 +166,10 @@ class Lockstep:
                 context.scenario,
                 segment_index,
                 tolerance=self._plan.segments[segment_index].tolerance,
+            )
+            barrier = _barrier(bench, context.scenario)
+            asking = self.asking(
+                context, infer_index, segment_index, values, salts, barrier
             )
             agreed = await self._collect(context, segment_index, bench, found, asking)
         except QuorumNotReached as refused:
@@ -223,7 +244,7 @@ class Lockstep:
             if name in found:
                 context.pinned.setdefault(name, found[name])
             begun = time.monotonic()
-            answer = await asking.ask(peers[name], out=None)
+            answer = await asking.ask(peers[name])
             latencies.add(time.monotonic() - begun)
             return answer
 
@@ -291,6 +312,11 @@ class Lockstep:
             unused=tuple(sorted(agreed.unused)),
             tally=agreed.tally,
             statements={n: a.value.envelope for n, a in agreed.answers.items()},
+            commitments={
+                name: answer.value.revealed
+                for name, answer in agreed.answers.items()
+                if answer.value.revealed is not None
+            },
             referee=None
             if ruling is None
             else RefereeRecord(
@@ -299,6 +325,17 @@ class Lockstep:
                 distances=ruling.distances,
             ),
         )
+
+
+def _barrier(bench: Bench, scenario: Scenario) -> Barrier | None:
+    if not scenario.commit_reveal:
+        return None
+    seats = bench.seat(scenario.replicas, {}).seats
+    return Barrier(
+        [name for name in seats if name not in bench.out],
+        quorum=scenario.quorum,
+        wait_seconds=scenario.deadline_ms / 2000,
+    )
 
 
 def weigh(members: tuple[Member, ...]) -> tuple[Member, ...]:

@@ -23,9 +23,10 @@ from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.asgi import Headers, header
 from bentoml_secure.serving.draws import Draws
 from bentoml_secure.session.keys import Session
+from bentoml_secure.statements import utc_now
 
 if TYPE_CHECKING:
-    from bentoml_secure.serving.lockstep import PendingVotes
+    from bentoml_secure.serving.lockstep import Kept, PendingVotes
     from bentoml_secure.serving.peers import Attested, Peer
 
 NONCE = b"bsec-nonce"
@@ -50,6 +51,7 @@ class RequestContext:
         failure: The first ``infer`` that failed; no answer leaves after that.
         pinned: Evidence of each replica, the same for the whole request.
         late: Votes still being collected.
+        kept: What was computed, where the request is to be audited.
         request_id: The 16 bytes that name this request and its receipt.
         seed: 32 bytes that every draw of this request follows from.
     """
@@ -69,6 +71,7 @@ class RequestContext:
     failure: SecureError | None = None
     pinned: dict[str, Attested] = field(default_factory=dict)
     late: list[PendingVotes] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     request_id: bytes = field(init=False)
     seed: bytes = field(init=False)
 
@@ -160,6 +163,22 @@ def draw_context(
         evidence_nonce=_hex_header(headers, EVIDENCE_NONCE, NONCE_BYTES),
         session=session,
         started_at=started_at,
+    )
+
+
+def own_context(scenario: Scenario) -> RequestContext:
+    """Make the context of a request that the entry makes itself, for a trial."""
+    return RequestContext(
+        api="",
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        nonce_drawn_by=ENTRY,
+        root_salt=secrets.token_bytes(SALT_BYTES),
+        salt_drawn_by=ENTRY,
+        draw=Draw.of(secrets.token_bytes(DRAW_BYTES)),
+        scenario=scenario,
+        evidence_nonce=None,
+        session=None,
+        started_at=utc_now(),
     )
 
 

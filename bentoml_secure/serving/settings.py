@@ -8,6 +8,10 @@ BENTOML_SECURE_POLICY     appraisal policy for runners; default: policy.toml of
 the development root
 BENTOML_SECURE_STORE      SQLite file of the receipts; default: a file of the
 service's name under $BENTOML_HOME/bentoml_secure
+BENTOML_SECURE_REPUTATION   SQLite file of what replicas' past answers count for;
+default: beside the receipts, with .reputation.sqlite in place of the suffix
+BENTOML_SECURE_TRIALS     file of known answers (``bentoml-secure trials make``), by
+which replicas without a vote earn one; unset: newcomers vote from the start
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
 BENTOML_SECURE_ENDORSEMENTS   folder of endorsements that go along with this process's
@@ -53,6 +57,8 @@ from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 PREFIX = "BENTOML_SECURE_"
 POLICY = "BENTOML_SECURE_POLICY"
 STORE = "BENTOML_SECURE_STORE"
+REPUTATION = "BENTOML_SECURE_REPUTATION"
+TRIALS = "BENTOML_SECURE_TRIALS"
 SALT_TOKEN_FILE = "BENTOML_SECURE_SALT_TOKEN_FILE"  # noqa: S105 - a name
 BROKER = "BENTOML_SECURE_BROKER"
 BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
@@ -70,7 +76,9 @@ class Settings:
         attester: Kind of what makes its evidence.
         policy: Path of the appraisal policy.
         store: Path of the receipts' database.
+        reputation: Path of the ledger of replicas' reputations.
         salt_token: Bearer token for root salts that the entry drew, or None.
+        trials: File of known answers, or None.
         broker: URL of the broker of sealed weights' keys, or None.
         endorsements: Beside those that the attester and others give, or None.
         key_lifetime: Of the process's keys.
@@ -80,7 +88,9 @@ class Settings:
     attester: str
     policy: Path
     store: Path
+    reputation: Path
     salt_token: str | None
+    trials: Path | None = None
     broker: str | None = None
     endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
@@ -120,10 +130,14 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
     broker = environment.get(BROKER) or None
     if broker is not None:
         parse_url(broker, what=BROKER, plain=True)
+    store, trials = _store(environment, service), environment.get(TRIALS)
+    reputation = environment.get(REPUTATION) or store.with_suffix(".reputation.sqlite")
     return Settings(
         attester=attester,
         policy=_policy(environment),
-        store=_store(environment, service),
+        store=store,
+        reputation=Path(reputation).resolve(),
+        trials=Path(trials).resolve() if trials else None,
         salt_token=_read_token(Path(token_file)) if token_file else None,
         broker=broker,
         endorsements=EndorsementFolder.from_environment(environment),

@@ -34,7 +34,7 @@ from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
 from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.receipts.store import SqliteReceiptStore
-from bentoml_secure.scenario import Configuration, Scenario, Scenarios
+from bentoml_secure.scenario import Configuration, Scenario, Scenarios, runner_name
 from bentoml_secure.serving.asgi import Message, Scope
 from bentoml_secure.serving.channel import Channel, LocalChannel, Received
 from bentoml_secure.serving.engine import Engine
@@ -380,7 +380,7 @@ async def with_late_replica(
 
 def name_of(index: int, replica: int) -> str:
     """Return the name of a replica's service."""
-    return f"{SERVICE}{index}{replica}"
+    return runner_name(SERVICE, index, replica)
 
 
 @functools.cache

@@ -358,12 +358,12 @@ async def test_no_answer_is_asked_for_before_a_quorum_has_committed(
     committee: Committee,
 ) -> None:
     asking = committee.asking()
-    first = asyncio.create_task(asking.ask(committee.peers[0], out=None))
+    first = asyncio.create_task(asking.ask(committee.peers[0]))
     await asyncio.sleep(0.05)
     assert len(committee.channels[0].commits) == 1
     assert committee.channels[0].reveals == []
-    second = await asking.ask(committee.peers[1], out=None)
-    answers = [await first, second, await asking.ask(committee.peers[2], out=None)]
+    second = await asking.ask(committee.peers[1])
+    answers = [await first, second, await asking.ask(committee.peers[2])]
     revealed = [answer.value.revealed for answer in answers]
     assert [r.blind for r in revealed if r is not None] == [True, True, False]
     votes = {answer.vote.commitments for answer in answers}
@@ -376,7 +376,7 @@ async def test_what_was_committed_to_is_kept_with_the_vote(
     committee: Committee,
 ) -> None:
     asking, peer = committee.asking(quorum=1), committee.peers[0]
-    made = (await asking.ask(peer, out=None)).value
+    made = (await asking.ask(peer)).value
     assert made.revealed is not None
     attested = asking.context.pin(peer)
     commitment = verify_commitment(made.revealed.commitment, attested.key)
@@ -388,34 +388,20 @@ async def test_what_was_committed_to_is_kept_with_the_vote(
 
 async def test_without_a_barrier_nothing_is_committed_to(committee: Committee) -> None:
     asking = replace(committee.asking(), barrier=None)
-    answer = await asking.ask(committee.peers[0], out=None)
+    answer = await asking.ask(committee.peers[0])
     assert answer.value.revealed is None
     assert committee.channels[0].commits == []
     assert [e.commit for e in committee.channels[0].exchanges] == [False]
-
-
-async def test_one_that_may_not_be_asked_holds_nobody_back(
-    committee: Committee,
-) -> None:
-    asking = committee.asking(quorum=3)
-    first, second = [
-        asyncio.create_task(asking.ask(peer, out=None)) for peer in committee.peers[:2]
-    ]
-    with pytest.raises(UnavailableError, match="quarantined"):
-        await asking.ask(committee.peers[2], out="quarantined")
-    for answer in (await first, await second):
-        assert answer.value.revealed is not None
-        assert answer.value.revealed.blind
 
 
 async def test_one_that_fails_holds_nobody_back(committee: Committee) -> None:
     asking = committee.asking(quorum=3)
     committee.channels[2].said = lambda document: {}
     first, second = [
-        asyncio.create_task(asking.ask(peer, out=None)) for peer in committee.peers[:2]
+        asyncio.create_task(asking.ask(peer)) for peer in committee.peers[:2]
     ]
     with pytest.raises(MalformedInputError, match="commitment"):
-        await asking.ask(committee.peers[2], out=None)
+        await asking.ask(committee.peers[2])
     assert (await first).vote.commitments == (await second).vote.commitments
 
 
@@ -425,7 +411,7 @@ async def test_an_idle_connection_that_was_closed_is_tried_again(
 ) -> None:
     channel = committee.channels[0]
     channel.losses = [what]
-    answer = await committee.asking(quorum=1).ask(committee.peers[0], out=None)
+    answer = await committee.asking(quorum=1).ask(committee.peers[0])
     assert answer.value.revealed is not None
     commits = [exchange.exchange_id for exchange in channel.commits]
     reveals = [exchange.exchange_id for exchange in channel.reveals]
@@ -472,7 +458,7 @@ async def test_an_opening_that_does_not_fit_is_no_vote(
 ) -> None:
     committee.channels[0].shown = shown
     with pytest.raises(error, match=why):
-        await committee.asking(quorum=1).ask(committee.peers[0], out=None)
+        await committee.asking(quorum=1).ask(committee.peers[0])
 
 
 async def test_a_statement_about_another_exchange_is_no_vote(
@@ -487,9 +473,9 @@ async def test_a_statement_about_another_exchange_is_no_vote(
 
     committee.channels[0].shown = old
     peer = committee.peers[0]
-    await committee.asking(quorum=1).ask(peer, out=None)
+    await committee.asking(quorum=1).ask(peer)
     with pytest.raises(StatementError, match="statement exchange_id: got"):
-        await committee.asking(quorum=1).ask(peer, out=None)
+        await committee.asking(quorum=1).ask(peer)
 
 
 async def test_a_copied_commitment_is_refused_and_names_both(
@@ -518,12 +504,12 @@ async def test_a_copied_commitment_is_refused_and_names_both(
     committee.peers[1].channel = Copying(LocalChannel(committee.cores[1]))
     asking = committee.asking(quorum=2)
     victim, copyist = [
-        asyncio.create_task(asking.ask(peer, out=None)) for peer in committee.peers[:2]
+        asyncio.create_task(asking.ask(peer)) for peer in committee.peers[:2]
     ]
     # One commitment, though it came twice: nothing is shown yet.
     await asyncio.sleep(0.05)
     assert committee.channels[0].reveals == []
-    third = await asking.ask(committee.peers[2], out=None)
+    third = await asking.ask(committee.peers[2])
     names = [peer.name for peer in committee.peers]
     why = f"commitment of {names[1]}: the same as that of {names[0]}, and not its own"
     with pytest.raises(VerificationError, match=why):
@@ -555,7 +541,7 @@ async def test_a_commitment_about_something_else_is_no_commitment(
 
     committee.channels[0].said = other
     with pytest.raises(VerificationError, match=f"commitment {field}: got"):
-        await committee.asking(quorum=1).ask(committee.peers[0], out=None)
+        await committee.asking(quorum=1).ask(committee.peers[0])
     assert committee.channels[0].reveals == []
 
 
@@ -570,5 +556,5 @@ async def test_a_commitment_under_another_key_is_no_commitment(
 
     committee.channels[0].said = other
     with pytest.raises(VerificationError, match="key"):
-        await committee.asking(quorum=1).ask(committee.peers[0], out=None)
+        await committee.asking(quorum=1).ask(committee.peers[0])
     assert committee.channels[0].reveals == []

@@ -20,6 +20,7 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
+from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.http1 import ConnectionLostError
@@ -423,8 +424,21 @@ async def test_a_committee_is_the_scenarios_number_of_replicas(skips: Path) -> N
     ground = make_ground(skips / "plan", replicas=1, quorum=1)
     engine, context = await ground.attested(), ground.context()
     await engine.infer(context, feed())
-    assert set(context.pinned) == {name_of(index, 0) for index in range(3)}
+    for record in context.infers[0].segments:
+        (member,) = record.tally.committee
+        assert member.replica in context.pinned
+    assert len(context.pinned) == 3
     assert context.late == []
+
+
+async def test_committees_are_drawn_anew_for_every_request(skips: Path) -> None:
+    ground = make_ground(skips / "plan", replicas=1, quorum=1)
+    engine, asked = await ground.attested(), set()
+    for label in range(30):
+        context = ground.context(draw=Draw.of(bytes([label]) * 32))
+        await engine.infer(context, feed())
+        asked |= set(context.pinned)
+    assert asked == {name_of(i, r) for i in range(3) for r in range(3)}
 
 
 async def test_all_are_kept_attested_and_closed(ground: Ground) -> None:

@@ -241,8 +241,7 @@ async def test_late_votes_of_several_segments_are_one_attachment(
     attached = await late_votes(
         context,
         envelope.payload_digest,
-        made.engine.lockstep.distances,
-        made.engine.standing.record,
+        made.engine,
         ground.own.keys.signing,
         ground.clock,
     )
@@ -283,9 +282,9 @@ async def test_a_receipt_that_cannot_be_stored_is_not_issued(
         # The entry's own: drawn with the first receipt, used again for half its age.
         ({}, 0, None),
         ({}, MAX_AGE - 1, None),
-        ({}, MAX_AGE, "Skips[012][012]"),
+        ({}, MAX_AGE, "SkipsSegment.Replica."),
         ({"evidence_max_age_seconds": 60}, 59, None),
-        ({"evidence_max_age_seconds": 60}, 60, "Skips[012][012]"),
+        ({"evidence_max_age_seconds": 60}, 60, "SkipsSegment.Replica."),
     ],
 )
 async def test_no_receipt_rests_on_evidence_that_aged_out_meanwhile(

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 
 from bentoml_secure.attestation.evidence import VerifiedClaims
+from bentoml_secure.consensus.seating import Bench
 from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import QuorumNotReached
+from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.scenario import Independence, Scenario
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.peers import ready
-from bentoml_secure.serving.placement import Candidate, Seat, choose, count_voices
+from bentoml_secure.serving.placement import (
+    Candidate,
+    count_voices,
+    seat_candidates,
+)
 from tests.unit.serving.serving_parts import (
     Ground,
     Wrapped,
@@ -52,12 +58,13 @@ def candidates(*places: str) -> list[Candidate]:
     return [candidate(f"r{i}", where) for i, where in enumerate(places)]
 
 
-def chosen(places: list[str], segment: int = 0, **changes: Any) -> tuple[Seat, ...]:
-    return choose(candidates(*places), scenario(**changes), segment, tolerance=0.0)
+def chosen(places: list[str], segment: int = 0, **changes: Any) -> Bench:
+    terms = scenario(**changes)
+    return seat_candidates(candidates(*places), terms, segment, tolerance=0.0)
 
 
-def names(seats: tuple[Seat, ...]) -> list[str]:
-    return [seat.member.replica for seat in seats]
+def names(bench: Bench, size: int = 3) -> list[str]:
+    return list(bench.seat(size, {}).seats)
 
 
 def refused(places: list[str], segment: int = 0, **changes: Any) -> QuorumNotReached:
@@ -66,22 +73,28 @@ def refused(places: list[str], segment: int = 0, **changes: Any) -> QuorumNotRea
     return error.value
 
 
-def test_the_first_that_may_vote_are_seated() -> None:
-    seats = chosen(["tdx/a"] * 5)
-    assert names(seats) == ["r0", "r1", "r2"]
-    assert [seat.out for seat in seats] == [None] * 3
-    assert [seat.member.voice for seat in seats] == ["r0", "r1", "r2"]
+def test_the_first_of_the_order_are_seated() -> None:
+    bench = chosen(["tdx/a"] * 5)
+    assert names(bench) == ["r0", "r1", "r2"]
+    assert bench.out == {}
+    assert [bench.members[name].voice for name in names(bench)] == ["r0", "r1", "r2"]
 
 
-def test_one_that_is_not_attested_makes_room_for_another() -> None:
-    assert names(chosen(["tdx/a", "", "tdx/a", "tdx/a"])) == ["r0", "r2", "r3"]
+def test_a_spare_takes_the_seat_of_one_that_is_not_attested() -> None:
+    places = ["tdx/a", "", "tdx/a", "tdx/a"]
+    bench = chosen(places, spares=1)
+    assert names(bench) == ["r0", "r2", "r3"]
+    (skip,) = bench.skips(bench.seat(3, {}), {})
+    assert (skip.replica, skip.reason) == ("r1", "not attested: no answer")
+    # Without one it keeps its seat: nobody else is chosen for being there.
+    assert names(chosen(places)) == ["r0", "r1", "r2"]
 
 
 def test_seats_left_over_stand_with_the_reason() -> None:
-    seats = chosen(["tdx/a", "", "tdx/a"])
-    assert names(seats) == ["r0", "r1", "r2"]
-    assert seats[1].out == "not attested: no answer"
-    assert seats[1].member.voice == "r1"
+    bench = chosen(["tdx/a", "", "tdx/a"], spares=2)
+    assert names(bench) == ["r0", "r1", "r2"]
+    assert bench.out == {"r1": "not attested: no answer"}
+    assert bench.members["r1"].voice == "r1"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +102,7 @@ def test_seats_left_over_stand_with_the_reason() -> None:
     [
         (PLATFORM, ["tdx/a", "tdx/a", "tdx/a", "tdx/b"], "r0 r1 r3"),
         (PLATFORM, ["tdx/a", "tdx/a", "tdx/b", "tdx/b", "tdx/c"], "r0 r2 r4"),
-        (PLATFORM, ["tdx/a", "tdx/a", "", "tdx/b"], "r0 r1 r3"),
+        (PLATFORM, ["tdx/a", "tdx/a", "", "tdx/b"], "r0 r2 r3"),
         (VENDOR, ["tdx/a/I", "tdx/b/I", "sev-snp/c/A", "cca/d/R"], "r0 r2 r3"),
         (VENDOR, ["tdx/a/I", "tdx/b/I", "sev-snp/c/A"], "r0 r1 r2"),
     ],
@@ -97,35 +110,28 @@ def test_seats_left_over_stand_with_the_reason() -> None:
 def test_another_voice_is_seated_before_a_second_of_one(
     independence: Independence, places: list[str], seated: str
 ) -> None:
-    seats = chosen(places, independence=independence)
-    assert names(seats) == seated.split()
-    assert len({seat.member.voice for seat in seats}) >= 2
+    bench = chosen(places, independence=independence)
+    assert names(bench) == seated.split()
+    assert len({bench.members[name].voice for name in names(bench)}) >= 2
 
 
-def test_second_replicas_are_spread_over_the_voices() -> None:
+def test_second_replicas_fill_what_is_left_in_the_drawn_order() -> None:
     places = ["tdx/a", "tdx/a", "tdx/a", "tdx/b", "tdx/b", "tdx/c"]
-    seats = chosen(places, independence=PLATFORM, replicas=5, quorum=3)
-    assert names(seats) == ["r0", "r1", "r3", "r4", "r5"]
+    bench = chosen(places, independence=PLATFORM, replicas=5, quorum=3)
+    assert names(bench, 5) == ["r0", "r1", "r2", "r3", "r5"]
 
 
-def test_only_kinds_in_their_place_are_seated() -> None:
+def test_only_kinds_in_their_place_may_vote() -> None:
     places = ["tdx/a", "sev-snp/b", "nitro/c", "tdx/d", "sev-snp/e"]
-    placement = {"0": ("tdx", "sev-snp"), "*": ("nitro", "sev-snp")}
-    assert names(chosen(places, 0, placement=placement)) == ["r0", "r1", "r3"]
-    assert names(chosen(places, 1, placement=placement)) == ["r1", "r2", "r4"]
+    terms = {"placement": {"0": ("tdx", "sev-snp"), "*": ("nitro", "sev-snp")}}
+    assert names(chosen(places, 0, spares=2, **terms)) == ["r0", "r1", "r3"]
+    assert names(chosen(places, 1, spares=2, **terms)) == ["r1", "r2", "r4"]
 
 
 def test_a_kind_out_of_its_place_is_not_asked_though_there_is_a_seat() -> None:
-    seats = chosen(["tdx/a", "nitro/b", "tdx/c"], placement={"0": ("tdx",)})
-    assert names(seats) == ["r0", "r1", "r2"]
-    assert seats[1].out == "nitro may not run segment 0, only tdx"
-
-
-def test_the_order_of_candidates_is_the_order_of_preference() -> None:
-    one = candidates("tdx/a", "tdx/a", "tdx/b", "tdx/c")
-    seats = choose(one[::-1], scenario(independence=PLATFORM), 0, tolerance=0.0)
-    assert names(seats) == ["r3", "r2", "r1"]
-    assert seats == choose(one[::-1], scenario(independence=PLATFORM), 0, tolerance=0.0)
+    bench = chosen(["tdx/a", "nitro/b", "tdx/c"], placement={"0": ("tdx",)})
+    assert names(bench) == ["r0", "r1", "r2"]
+    assert bench.out == {"r1": "nitro may not run segment 0, only tdx"}
 
 
 def test_three_replicas_on_one_platform_are_refused_with_the_reason() -> None:
@@ -143,16 +149,16 @@ def test_three_replicas_on_one_platform_are_refused_with_the_reason() -> None:
 
 def test_a_refusal_names_each_that_is_out_with_its_own_reason() -> None:
     places = ["tdx/a", "", "nitro/b", "tdx/a"]
-    refusal = refused(
-        places, 1, independence=PLATFORM, placement={"*": ("sev-snp", "tdx")}
-    )
+    placed = {"*": ("sev-snp", "tdx")}
+    refusal = refused(places, 1, independence=PLATFORM, placement=placed, spares=1)
     assert (
         "about segment 1, where 1 voice may vote (r1: not attested: no answer; r2: "
         "nitro may not run segment 1, only sev-snp, tdx; r3: platform a is that of r0)"
     ) in str(refusal)
     tally = Tally.from_json(refusal.tally)
+    # r1 is skipped; r2 has its seat, and stands there as absent.
     assert {a.replica: a.reason for a in tally.absent} == {
-        "r1": "not attested: no answer"
+        "r2": "nitro may not run segment 1, only sev-snp, tdx"
     }
 
 
@@ -164,7 +170,7 @@ def test_a_refusal_counts_replicas_where_each_is_a_voice() -> None:
 def test_what_a_replica_said_of_itself_stays_on_one_line() -> None:
     shown = [candidate("r0", reason="bad\nnews" + "x" * 500), candidate("r1", "tdx/a")]
     with pytest.raises(QuorumNotReached, match=r"r0: bad\?newsx") as error:
-        choose([*shown, candidate("r2")], scenario(), 0, tolerance=0.0)
+        seat_candidates([*shown, candidate("r2")], scenario(), 0, tolerance=0.0)
     assert "\n" not in str(error.value)
     Tally.from_json(error.value.tally)
 
@@ -239,7 +245,7 @@ async def test_two_platforms_of_three_replicas_answer(critical: Ground) -> None:
     context = critical.context()
     await engine.infer(context, feed())
     for record in context.infers[0].segments:
-        voices = [member.voice for member in record.tally.committee]
+        voices = sorted(member.voice for member in record.tally.committee)
         assert voices == ["platform a", "platform b", "platform b"]
         assert {n[-1] for n in record.tally.clique} >= {"0"}
     await context.abandon()
@@ -277,9 +283,7 @@ async def test_a_replica_out_of_its_place_gets_nothing(skips: Path) -> None:
     (record, *_) = context.infers[0].segments
     (missing,) = record.tally.absent
     assert missing.replica == name_of(0, 1)
-    assert missing.reason == (
-        "UnavailableError: simulated may not run segment 0, only tdx"
-    )
+    assert missing.reason == "simulated may not run segment 0, only tdx"
     await context.abandon()
     await engine.close()
 
@@ -287,11 +291,18 @@ async def test_a_replica_out_of_its_place_gets_nothing(skips: Path) -> None:
 async def test_a_spare_replica_takes_the_place_of_one_that_is_gone(
     skips: Path,
 ) -> None:
-    ground = make_ground(skips / "plan", replicas=1, quorum=1)
-    engine, context = await ground.attested(), ground.context()
+    ground = make_ground(skips / "plan", replicas=1, quorum=1, spares=1)
+    engine = await ground.attested()
     engine.peers[1][0]._give_up("restarted")
-    await engine.infer(context, feed())
-    assert set(context.pinned) == {name_of(0, 0), name_of(1, 1), name_of(2, 0)}
+    skipped = 0
+    for label in range(20):
+        context = ground.context(draw=Draw.of(bytes([label]) * 32))
+        await engine.infer(context, feed())
+        record = context.infers[0].segments[1]
+        assert name_of(1, 0) not in context.pinned
+        skipped += [s.replica for s in record.skips] == [name_of(1, 0)]
+    # Where it is drawn first.
+    assert 0 < skipped < 20
     await engine.close()
 
 
@@ -308,11 +319,11 @@ async def test_the_voice_of_a_request_is_that_of_the_evidence_in_its_receipt(
     await engine.infer(context, feed())
     assert context.pinned == pinned
     committee = context.infers[1].segments[0].tally.committee
-    assert [member.voice for member in committee] == [
+    assert {member.voice for member in committee} == {
         "platform a",
         "platform b",
         "platform c",
-    ]
+    }
     await context.abandon()
     await engine.close()
 

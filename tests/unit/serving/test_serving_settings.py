@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from bentoml_secure.attestation.attesters import ATTESTER, DEV_ROOT
+from bentoml_secure.cli.reputations import SUFFIX
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.serving.settings import (
     KEY_LIFETIME_SECONDS,
     POLICY,
+    REPUTATION,
     SALT_TOKEN_FILE,
     STORE,
+    TRIALS,
     Settings,
     from_environment,
     own_environment,
@@ -35,6 +38,7 @@ def test_a_development_root_is_enough(root: Path, tmp_path: Path) -> None:
         attester="simulated",
         policy=root / "policy.toml",
         store=tmp_path / "home" / "bentoml_secure" / "diagnosis.sqlite",
+        reputation=tmp_path / "home" / "bentoml_secure" / "diagnosis.reputation.sqlite",
         salt_token=None,
     )
 
@@ -57,6 +61,30 @@ def test_everything_may_be_named(root: Path, tmp_path: Path) -> None:
     assert settings.policy == policy
     assert settings.store == tmp_path / "store"
     assert settings.salt_token == "t" * 32
+
+
+def test_reputations_are_beside_the_receipts(root: Path, tmp_path: Path) -> None:
+    home = {DEV_ROOT: str(root), "BENTOML_HOME": str(tmp_path)}
+    settings = read_settings(home, service="Diagnosis")
+    folder = tmp_path / "bentoml_secure"
+    assert settings.reputation == folder / "diagnosis.reputation.sqlite"
+    # Where the command line looks for it.
+    assert settings.reputation.name.endswith(SUFFIX)
+    assert settings.trials is None
+    named = home | {STORE: str(tmp_path / "receipts.db")}
+    settings = read_settings(named, service="Diagnosis")
+    assert settings.reputation == tmp_path / "receipts.reputation.sqlite"
+
+
+def test_reputations_and_trials_may_be_named(root: Path, tmp_path: Path) -> None:
+    environment = {
+        DEV_ROOT: str(root),
+        REPUTATION: str(tmp_path / "ledger"),
+        TRIALS: str(tmp_path / "trials"),
+    }
+    settings = read_settings(environment, service="Diagnosis")
+    assert settings.reputation == tmp_path / "ledger"
+    assert settings.trials == tmp_path / "trials"
 
 
 def test_without_a_home_receipts_are_beside_bentomls_own(root: Path) -> None:
