@@ -117,17 +117,7 @@ def advise_on_similarity(
             embeddings that are not finite vectors, one of each text.
         MalformedInputError: Too many texts, or one that is too long.
     """
-    if len(texts) < 2 or not 0 < similar <= 1:
-        raise ConfigurationError(
-            f"semantic similarity: got {len(texts)} texts and threshold {similar}, "
-            "want two or more, and above 0 to 1"
-        )
-    if len(texts) > MAX_TEXTS or max(map(len, texts)) > MAX_TEXT_CHARACTERS:
-        raise MalformedInputError(
-            f"semantic similarity: got {len(texts)} texts of up to "
-            f"{max(map(len, texts))} characters, want at most {MAX_TEXTS} of "
-            f"{MAX_TEXT_CHARACTERS}"
-        )
+    _require_fit(texts, similar)
     count = Counter(texts)
     distinct = sorted(count)
     cosines = _cosines(_embeddings(distinct, embed))
@@ -146,6 +136,20 @@ def advise_on_similarity(
         doubts=_doubts(len(places[0]), len(texts), entropy, vetoes),
         vetoes=_placed(vetoes, texts, distinct),
     )
+
+
+def _require_fit(texts: Sequence[str], similar: float) -> None:
+    if len(texts) < 2 or not 0 < similar <= 1:
+        raise ConfigurationError(
+            f"semantic similarity: got {len(texts)} texts and threshold {similar}, "
+            "want two or more, and above 0 to 1"
+        )
+    if len(texts) > MAX_TEXTS or max(map(len, texts)) > MAX_TEXT_CHARACTERS:
+        raise MalformedInputError(
+            f"semantic similarity: got {len(texts)} texts of up to "
+            f"{max(map(len, texts))} characters, want at most {MAX_TEXTS} of "
+            f"{MAX_TEXT_CHARACTERS}"
+        )
 
 
 def _embeddings(texts: Sequence[str], embed: Embed) -> Array:
