@@ -3,8 +3,9 @@
 A rule gives the distance of two answers, and None where they cannot be compared; the
 quorum decides what distance still agrees. A new rule is one file here and one line in
 the table; third parties register under the entry-point group
-``bentoml_secure.consensus_rules``. What several share is in ``pairing`` and ``ranking``;
-``toploc`` is the format of fingerprints. docs/consensus-rules.md compares them.
+``bentoml_secure.consensus_rules``. What several share is in ``pairing`` and
+``ranking``; ``toploc`` is the format of fingerprints. docs/consensus-rules.md compares
+them all.
 """
 
 from __future__ import annotations
