@@ -13,6 +13,9 @@ from bentoml_secure.consensus.accounts import COLUMNS
 from bentoml_secure.errors import ConfigurationError, UnavailableError
 
 SCHEMA_VERSION = 1
+APPLICATION_ID = 0x42534C31
+"""In the file's header: other stores of SQLite have version 1 too."""
+
 BUSY_TIMEOUT_SECONDS = 5.0
 
 _TURN_SECONDS = 0.01
@@ -68,29 +71,47 @@ def open_file(path: Path, *, make: bool) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     try:
+        # Before anything is written: this may be somebody else's file.
+        _require_ledger(connection, path)
         _write_ahead(connection)
         # A crash of the process loses nothing that was posted; a power cut may lose
         # the last posts, never the file.
         connection.execute("PRAGMA synchronous=NORMAL")
         with transaction(connection):
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
                 for statement in _SCHEMA:
                     connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.OperationalError as error:
         raise unavailable(path, error) from error
     except sqlite3.DatabaseError as error:
-        raise ConfigurationError(
-            f"reputation ledger {path}: {error}.",
-            remedy="Name another file; this one is not a ledger.",
-        ) from error
-    if version not in (0, SCHEMA_VERSION):
+        raise _not_a_ledger(path, str(error)) from error
+
+
+def _require_ledger(connection: sqlite3.Connection, path: Path) -> None:
+    # One statement, one state: another process may be making the file right now.
+    tables, application, version = connection.execute(
+        "SELECT (SELECT COUNT(*) FROM sqlite_master), application_id, user_version"
+        " FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
+    if not (tables or application or version):
+        return
+    if application != APPLICATION_ID:
+        raise _not_a_ledger(path, "it is a database of another kind")
+    if version != SCHEMA_VERSION:
         raise ConfigurationError(
             f"reputation ledger {path} schema: got version {version},"
             f" want {SCHEMA_VERSION}.",
             remedy="Open it with the release that wrote it, or name another file.",
         )
+
+
+def _not_a_ledger(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"reputation ledger {path}: {why}.",
+        remedy="Name another file; this one is not a ledger.",
+    )
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

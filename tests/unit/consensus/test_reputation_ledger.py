@@ -231,6 +231,38 @@ def test_another_file_is_no_ledger(path: Path) -> None:
         Ledger(path)
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_another_database_is_left_as_it_was(path: Path, version: int) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE receipts (body BLOB)")
+        other.execute(f"PRAGMA user_version={version}")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="a database of another kind"):
+        Ledger(path)
+    assert path.read_bytes() == before
+
+
+def test_a_new_file_that_others_read_is_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_TIMEOUT_SECONDS", 0.05)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sqlite_master").fetchall()
+        with pytest.raises(UnavailableError, match="locked"):
+            Ledger(path)
+        other.execute("COMMIT")
+    Ledger(path).close()
+
+
+def test_a_ledger_without_its_tables_is_unavailable(path: Path) -> None:
+    Ledger(path).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE resets")
+    with pytest.raises(UnavailableError, match="no such table: resets"):
+        Ledger(path)
+
+
 def test_a_later_schema_is_refused(path: Path, ledger: Ledger) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version=9")
