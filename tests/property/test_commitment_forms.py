@@ -147,6 +147,12 @@ def test_a_barrier_lets_everybody_through_and_the_first_of_them_blind(
 ) -> None:
     """Whoever fails, whoever comes first: nobody waits until the deadline."""
 
+    async def entered(barrier: Barrier, name: str, commitment: Digest) -> bool:
+        try:
+            return await barrier.enter(name, commitment)
+        finally:
+            barrier.leave(name)
+
     async def round_() -> list[bool]:
         barrier = Barrier("abcde", quorum=quorum, wait_seconds=60)
         tasks = []
@@ -155,7 +161,7 @@ def test_a_barrier_lets_everybody_through_and_the_first_of_them_blind(
                 barrier.leave(name)
             else:
                 commitment = Digest(f"sha256-answer-v1:{name}")
-                tasks.append(asyncio.create_task(barrier.enter(name, commitment)))
+                tasks.append(asyncio.create_task(entered(barrier, name, commitment)))
             await asyncio.sleep(0)
         async with asyncio.timeout(5):
             return list(await asyncio.gather(*tasks))

@@ -37,13 +37,37 @@ async def test_nobody_reveals_before_a_quorum_has_committed() -> None:
     assert await first is True
 
 
-async def test_who_commits_later_passes_at_once_and_is_not_blind() -> None:
+async def test_who_commits_later_is_not_blind_and_reveals_last() -> None:
     barrier = Barrier("abc", quorum=2, wait_seconds=LONG)
     first = entering(barrier, "a")
-    await settle()
+    # The longer commitments take, the longer those that were blind may take.
+    await asyncio.sleep(0.2)
     await barrier.enter("b", commitment("b"))
-    assert await barrier.enter("c", commitment("c")) is False
+    late = entering(barrier, "c")
+    await settle()
     assert await first is True
+    barrier.leave("a")
+    await settle()
+    assert not late.done()
+    barrier.leave("b")
+    assert await late is False
+
+
+async def test_who_was_blind_and_never_reveals_costs_as_long_again() -> None:
+    barrier = Barrier("abc", quorum=1, wait_seconds=LONG)
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    assert await barrier.enter("a", commitment("a")) is True
+    assert await barrier.enter("b", commitment("b")) is False
+    assert 0.05 <= time.monotonic() - started < 5
+
+
+async def test_where_all_have_revealed_nobody_waits() -> None:
+    barrier = Barrier("ab", quorum=1, wait_seconds=LONG)
+    await barrier.enter("a", commitment("a"))
+    barrier.leave("a")
+    async with asyncio.timeout(1):
+        assert await barrier.enter("b", commitment("b")) is False
 
 
 async def test_a_copied_commitment_is_one_commitment() -> None:
@@ -94,7 +118,7 @@ async def test_a_spare_that_may_still_come_is_waited_for() -> None:
     assert await first is True
 
 
-async def test_leaving_after_entering_changes_nothing() -> None:
+async def test_leaving_opens_nothing_while_others_may_come() -> None:
     barrier = Barrier("ab", quorum=2, wait_seconds=LONG)
     first = entering(barrier, "a")
     await settle()
