@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -471,3 +473,51 @@ def test_a_sealed_body_is_within_its_cap(session: Session, length: int) -> None:
     body = call(session).seal([], [*odd, length - len(odd)])
     assert body.length <= sealed_cap(length)
     assert body.length >= bodies.REQUEST_HEAD_BYTES
+
+
+class Owner:
+    """Has an opener that calls it back, as whoever reads a message does."""
+
+    def __init__(self) -> None:
+        self.target: Whole | None = None
+
+    def begin(self, length: int) -> Whole:
+        self.target = Whole(length)
+        return self.target
+
+
+def test_what_a_message_was_read_into_goes_with_its_reader(
+    session: Session, responder: Responder
+) -> None:
+    # Not when the collector comes by: tensors of many requests would wait for it.
+    made = call(session)
+    asked, owner = sealed(made), Owner()
+    opener = RequestOpener(responder, "infer", len(asked), owner.begin)
+    owner.opener = opener  # type: ignore[attr-defined]
+    opener.feed(asked)
+    said = joined(opener.finish().seal(200, [b"answer"], [6]))
+    reader = Owner()
+    opened = made.open(200, len(said), reader.begin)
+    reader.opener = opened  # type: ignore[attr-defined]
+    opened.feed(said)
+    opened.finish()
+    held: list[weakref.ref[Any]] = [weakref.ref(o) for o in (owner, opener, reader)]
+    gc.disable()
+    try:
+        del owner, opener, reader, opened
+        assert [ref() for ref in held] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_an_opener_whose_head_was_refused_stays_refused(
+    session: Session, responder: Responder
+) -> None:
+    made = call(session)
+    body = bytearray(sealed(made))
+    struct.pack_into(">Q", body, REQUEST_HEAD_BYTES - 8, len(body))
+    opener = RequestOpener(responder, "infer", len(body), Whole)
+    with pytest.raises(MalformedInputError, match="announces"):
+        opener.feed(bytes(body))
+    with pytest.raises(MalformedInputError, match="refused already"):
+        opener.feed(b"more")
