@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 
@@ -365,6 +365,39 @@ async def test_a_large_body_waits_for_who_reads_it() -> None:
         go.set()
         await asyncio.wait_for(task, 10)
     assert got.body == b"%d" % (16 << 20)
+
+
+async def test_a_piece_has_gone_out_when_the_next_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[asyncio.Transport] = []
+    connect = http1._Connection.connection_made
+
+    def note(self: http1._Connection, transport: asyncio.BaseTransport) -> None:
+        made.append(cast(asyncio.Transport, transport))
+        connect(self, transport)
+
+    monkeypatch.setattr(http1._Connection, "connection_made", note)
+    seen: list[bytes] = []
+
+    async def handler(reader: Reader, writer: Writer) -> None:
+        await asyncio.sleep(0.05)
+        seen.append((await read_request(reader))[1])
+        writer.write(answer(b""))
+
+    unsent: list[int] = []
+
+    def pieces() -> Iterator[memoryview]:
+        buffer = bytearray(1 << 20)
+        for letter in b"abcd":
+            buffer[:] = bytes([letter]) * len(buffer)
+            yield memoryview(buffer)
+            unsent.append(made[0].get_write_buffer_size())
+
+    async with asked(handler, tmp_path / "s") as (client, _):
+        await client.request("POST", "/", Got().on_head, body=pieces(), length=4 << 20)
+    assert unsent == [0] * 4
+    assert seen == [b"".join(bytes([letter]) * (1 << 20) for letter in b"abcd")]
 
 
 async def test_an_early_refusal_stops_the_body_and_is_heard() -> None:
