@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ IDLE_SECONDS = 4.0
 MAX_IDLE_CONNECTIONS = 64
 CONNECT_SECONDS = 5.0
 _SCRATCH_BYTES = 256 * 1024
+_SEND_BUFFER_BYTES = 1024 * 1024
 
 Feed = Callable[[memoryview], None]
 
@@ -108,6 +110,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         # A piece is good until the next is asked for: each goes out whole before that.
         self._transport.set_write_buffer_limits(high=0)
+        sock = self._transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            # The kernel's default holds less than a piece, and does not grow as TCP's.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
