@@ -21,6 +21,7 @@ from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import NONCE_BYTES, commit_body
 from bentoml_secure.errors import AttestationError, UnavailableError
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.localisation import localisation_due
 from bentoml_secure.receipts.receipt import (
     ENTRY,
     SEALED,
@@ -31,7 +32,12 @@ from bentoml_secure.receipts.receipt import (
 )
 from bentoml_secure.receipts.store import ReceiptStore
 from bentoml_secure.scenario import Configuration
-from bentoml_secure.serving.completion import audit, late_votes, required_attachments
+from bentoml_secure.serving.completion import (
+    audit,
+    late_votes,
+    localise,
+    required_attachments,
+)
 from bentoml_secure.serving.draws import Draws
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.peers import FRESH_SHARE, ready
@@ -204,9 +210,13 @@ class Entry:
 
     async def is_ready(self) -> bool:
         """Tell, within a second, whether the minimum scenario could be served."""
-        scenarios = self.configuration.scenarios
+        scenarios, barred = self.configuration.scenarios, self.engine.standing.barred
         least = scenarios.by_name[scenarios.minimum]
-        return await ready(self.engine.peers, least)
+        voters = [
+            [peer for peer in replicas if barred(peer.name) is None]
+            for replicas in self.engine.peers
+        ]
+        return await ready(voters, least)
 
     async def issue(
         self, context: RequestContext, status: int, request: bytes, response: bytes
@@ -250,7 +260,9 @@ class Entry:
             request=commit_body(salt(0, "body", "request"), request),
             response=commit_body(salt(0, "body", "response"), response),
             infers=tuple(sorted(context.infers, key=lambda record: record.index)),
-            attachments=required_attachments(context, now),
+            attachments=required_attachments(
+                context, len(self.engine.plan.segments), now
+            ),
             started_at=format_time(context.started_at),
             issued_at=format_time(now),
         )
@@ -299,7 +311,8 @@ class Entry:
     def _pin_auditors(self, context: RequestContext) -> None:
         # Parties of the receipt: who verifies the audit finds their keys there. One
         # that is not there now does not audit, and the audit says so.
-        for referee in self.engine.referees if context.kept else ():
+        due = context.kept or localisation_due(context.infers, context.scenario)
+        for referee in self.engine.referees if due else ():
             with contextlib.suppress(UnavailableError):
                 context.pin(referee)
 
@@ -312,7 +325,7 @@ class Entry:
     def _complete(
         self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
     ) -> None:
-        if not context.late and not context.kept:
+        if not (context.late or context.kept or context.doubted):
             metrics.count_receipt(context.scenario.name, "completed")
             return
         task = asyncio.create_task(self._attach(context, receipt_id, receipt, keys))
@@ -329,6 +342,9 @@ class Entry:
             due.append(("late votes", votes))
         if context.kept:
             due.append(("audit", audit(context, digest, engine, sign, self.clock)))
+        if localisation_due(context.infers, context.scenario):
+            found = localise(context, digest, engine, sign, self.clock)
+            due.append(("localisation", found))
         state: metrics.ReceiptState = "completed"
         for what, coming in due:
             try:
@@ -339,6 +355,7 @@ class Entry:
                 logger.exception("receipt %s: %s were not attached", receipt_id, what)
                 state = "failed"
         context.kept.clear()
+        context.doubted.clear()
         metrics.count_receipt(context.scenario.name, state)
 
     async def wait_complete(self, receipt_id: str, seconds: float) -> None:
