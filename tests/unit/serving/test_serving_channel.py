@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +23,11 @@ from bentoml_secure.serving.asgi import Receive, Scope, Send
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
 from bentoml_secure.serving.exchange import RESPONSE_TYPE, Outgoing
 from bentoml_secure.serving.http1 import ConnectionLostError
+from bentoml_secure.serving.readers import (
+    RequestReader,
+    ResponseReader,
+    TensorReader,
+)
 from bentoml_secure.serving.runner import RunnerCore
 from bentoml_secure.serving.runner_app import RunnerDoor
 from bentoml_secure.session.bodies import SEALED_TYPE
@@ -46,6 +52,7 @@ from tests.unit.serving.serving_servers import (
     serving,
 )
 
+READERS = (TensorReader, RequestReader, ResponseReader)
 ANSWER = b"content-type: " + RESPONSE_TYPE.encode()
 SEALED = b"content-type: " + SEALED_TYPE.encode()
 
@@ -141,6 +148,26 @@ async def test_an_unsealed_exchange(plain: Ground, way: type, batch: int) -> Non
     async with way(plain.core(0)) as (channel, _):
         await plain.session(channel)
         await ask(channel, plain, {"x": feed(batch=batch)["x"]})
+
+
+@pytest.mark.parametrize("way", [over_http, locally])
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plain"])
+async def test_tensors_go_with_their_exchange(
+    plain: Ground, way: type, sealed: bool
+) -> None:
+    async with way(plain.core(0)) as (channel, _):
+        session = await plain.session(channel)
+        tensors = {"x": feed(batch=20_000)["x"]}
+        await ask(channel, plain, tensors, session=session if sealed else None)
+        # Not when the collector comes by: whatever many requests read would wait.
+        gc.collect()
+        gc.disable()
+        try:
+            await ask(channel, plain, tensors, session=session if sealed else None)
+            left = [type(o) for o in gc.get_objects() if isinstance(o, READERS)]
+        finally:
+            gc.enable()
+        assert left == []
 
 
 @pytest.mark.parametrize("way", [over_http, locally])
