@@ -169,6 +169,11 @@ def _places(request: Request) -> tuple[list[Place], list[str]]:
             notes.append(f"left out: {error}")
     for path in request.pythons:
         python = ForeignPython(path)
+        if any(place.version == python.version for place in places):
+            raise ConfigurationError(
+                f"{path}: has onnxruntime {python.version}, which is measured already.",
+                remedy="Name an environment with another version, or leave it out.",
+            )
         chosen = [c for c in (DEFAULT, *asked) if c.graph_level is not None]
         places += [
             Place(choice=choice, version=python.version, python=python)

@@ -102,7 +102,7 @@ def _row(
     # The ends are what is judged: they are kept however many there are.
     shown = sorted(distances)
     step = max(len(shown) // _MOST_DOTS, 1)
-    shown = [*shown[::step], *shown[-1:]]
+    shown = shown if step == 1 else [*shown[::step], shown[-1]]
     return [
         _text(_LEFT - 40, middle + 4, label, anchor="end"),
         *(
