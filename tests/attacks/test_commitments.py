@@ -255,7 +255,8 @@ def test_nothing_is_revealed_that_was_not_committed_to(
 def test_nothing_is_revealed_to_another_session(
     target: Target, url: str, session: Session, plan: Plan
 ) -> None:
-    call, _ = commit(url, session, plan)
+    call, said = commit(url, session, plan)
+    assert (said.status, said.was_sealed) == (200, True)
     other = Raider.of(target.project).session(url)
     refused(reveal(url, other, call.exchange_id), "no answer is held for this session")
     # Who committed still has it.
@@ -266,9 +267,10 @@ def test_nothing_is_revealed_to_another_session(
 def test_nothing_is_revealed_for_another_request(
     target: Target, url: str, session: Session, plan: Plan
 ) -> None:
-    call, _ = commit(url, session, plan)
-    said = reveal(url, session, call.exchange_id, request_id=b"\1" * 16)
-    refused(said, "reveal request_id: got 0101")
+    call, said = commit(url, session, plan)
+    assert (said.status, said.was_sealed) == (200, True)
+    shown = reveal(url, session, call.exchange_id, request_id=b"\1" * 16)
+    refused(shown, "reveal request_id: got 0101")
     assert target.is_whole()
 
 
@@ -277,9 +279,12 @@ def test_a_flood_of_commitments_is_bounded_and_serves_on(
 ) -> None:
     """Answers nobody comes back for: so many are held, and then no more."""
     with target.watched():
-        said = [commit(url, session, plan)[1] for _ in range(MAX_HELD + 8)]
-    assert [answer.status for answer in said[:MAX_HELD]] == [200] * MAX_HELD
-    for answer in said[MAX_HELD:]:
-        refused(answer, f"{MAX_HELD} answers wait to be revealed", status=503)
+        made = [commit(url, session, plan) for _ in range(MAX_HELD + 8)]
+    assert [said.status for _, said in made[:MAX_HELD]] == [200] * MAX_HELD
+    for _, said in made[MAX_HELD:]:
+        refused(said, f"{MAX_HELD} answers wait to be revealed", status=503)
     # Those who commit to nothing are served.
     assert target.is_whole()
+    for call, _ in made[:MAX_HELD]:
+        reveal(url, session, call.exchange_id)
+    assert commit(url, session, plan)[1].status == 200
