@@ -39,6 +39,7 @@ GROUP = "bentoml_secure.attachments"
 ATTACHMENTS: Mapping[str, str] = {
     "audit": "bentoml_secure.receipts.audit:judge",
     "late-votes": "bentoml_secure.receipts.late_votes:judge",
+    "localisation": "bentoml_secure.receipts.localisation:judge",
 }
 
 _SUBJECT = "receipt"

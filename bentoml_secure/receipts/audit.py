@@ -99,7 +99,7 @@ class Audit:
         """Return the predicate's ``infers``; indexes ascend, nothing stands empty."""
         infers: dict[int, list[dict[str, Any]]] = {}
         for made in sorted(self.recomputed, key=lambda r: (r.infer, r.segment)):
-            infers.setdefault(made.infer, []).append(_segment_json(made))
+            infers.setdefault(made.infer, []).append(recomputation_to_json(made))
         return [{"index": i, "segments": segments} for i, segments in infers.items()]
 
     @classmethod
@@ -117,7 +117,9 @@ class Audit:
             index = whole(infer["index"], what=f"{AUDIT} index", low=0, high=MAX_INFERS)
             what = f"{AUDIT} infer {index}"
             segments = items(infer["segments"], what=what, most=MAX_SEGMENTS)
-            recomputed += [_parse_segment(segment, index, what) for segment in segments]
+            recomputed += [
+                recomputation_from_json(segment, index, what) for segment in segments
+            ]
         audit = cls(
             receipt_id=attachment.receipt_id,
             receipt_digest=attachment.receipt_digest,
@@ -132,7 +134,8 @@ class Audit:
         return audit
 
 
-def _segment_json(made: Recomputation) -> dict[str, Any]:
+def recomputation_to_json(made: Recomputation) -> dict[str, Any]:
+    """Return one recomputed segment, as it stands in an attachment."""
     return {
         "index": made.segment,
         "replica": made.replica,
@@ -146,7 +149,13 @@ def _segment_json(made: Recomputation) -> dict[str, Any]:
 _SEGMENT = ("index", "replica", "verdict", "statement", "distance", "reason")
 
 
-def _parse_segment(value: object, infer: int, what: str) -> Recomputation:
+def recomputation_from_json(value: object, infer: int, what: str) -> Recomputation:
+    """Parse one recomputed segment.
+
+    Raises:
+        MalformedInputError: A field is missing, unknown or of another form, or does
+            not belong to the verdict.
+    """
     got = fields(value, _SEGMENT, what=f"{what} segment")
     index = whole(got["index"], what=f"{what} segment index", low=0, high=MAX_SEGMENTS)
     what = f"{what} segment {index}"

@@ -111,6 +111,7 @@ class Report:
         absent: Who did not answer, where and why.
         skipped: Who was drawn and not asked, or not waited for, where and why.
         ruled: Where a referee decided in place of a quorum.
+        doubts: Chains that ended apart from the agreed one, as names by segment.
         sighted: Whose vote counts though it committed after the reveal had begun.
         late: Kinds of required attachments that are not there yet.
     """
@@ -121,6 +122,7 @@ class Report:
     absent: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     ruled: list[dict[str, Any]] = field(default_factory=list)
+    doubts: list[dict[str, Any]] = field(default_factory=list)
     sighted: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
@@ -150,6 +152,10 @@ class Report:
         self.skipped.append(
             {"infer": infer, "segment": segment, "replica": replica, "reason": reason}
         )
+
+    def doubt(self, infer: int, chain: Sequence[str]) -> None:
+        """Note a chain that ended apart from the agreed one."""
+        self.doubts.append({"infer": infer, "chain": list(chain)})
 
     def see(self, infer: int, segment: int, replica: str) -> None:
         """Note a vote that was not blind."""

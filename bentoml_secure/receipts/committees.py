@@ -3,7 +3,8 @@
 For every round:
 
     1. the draw is over exactly the segment's replicas, as the configuration has them;
-       their weights are the entry's assertion
+       their weights are the entry's assertion, within what reputations can come to
+       and the trust file's ``weight_ratio``
     2. the committee has the scenario's seats and quorum, or those of an escalation that
        the scenario allows; the tolerance is the plan's
     3. the order is drawn again from the request's seed, and the seats are taken again
@@ -17,7 +18,7 @@ For every round:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bentoml_secure.consensus.committee import (
     Candidate,
@@ -25,7 +26,7 @@ from bentoml_secure.consensus.committee import (
     draw_order,
     seed,
 )
-from bentoml_secure.consensus.reputation import capped
+from bentoml_secure.consensus.reputation import LEAST_WEIGHT, MOST_WEIGHT, capped
 from bentoml_secure.consensus.seating import take_seats
 from bentoml_secure.receipts.judgement import Judgement, Round, voice_of
 from bentoml_secure.receipts.receipt import RUNNER, Receipt, SegmentRecord
@@ -48,7 +49,7 @@ def judge_committee(
     _judge_terms(judgement, round_, where)
     if _judge_candidates(judgement, round_, record, where):
         _judge_seats(judgement, round_, record, where)
-    _judge_weights(judgement, round_, record, where)
+    _judge_shares(judgement, round_, record, where)
     asked = {*record.statements, *round_.tally.pending, *record.unused}
     for name in sorted({m.replica for m in round_.tally.committee} | asked):
         judge_place(judgement, round_, name, where, asked=name in asked)
@@ -118,7 +119,29 @@ def _judge_candidates(
     report.require(f"{where} candidates", sorted(record.weights), names)
     faults = candidate_faults(_candidates(record))
     report.adopt(where, faults)
+    judge_weights(judgement, record.weights, where)
     return not faults and sorted(record.weights) == names
+
+
+def judge_weights(
+    judgement: Judgement, weights: Mapping[str, float], where: str
+) -> None:
+    """Judge that asserted weights are some that reputations can have come to.
+
+    The trust file may demand more: that no weight is so many times another. An entry
+    that may weigh at will draws whom it likes.
+    """
+    report, trust = judgement.report, judgement.case.trust
+    for name, weight in sorted(weights.items()):
+        if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            want = f"{LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+            report.add(f"{where} weight of {name}", weight, want)
+    if weights and max(weights.values()) > trust.weight_ratio * min(weights.values()):
+        report.add(
+            f"{where} weights",
+            f"from {min(weights.values()):g} to {max(weights.values()):g}",
+            f"none above {trust.weight_ratio:g} times another (weight_ratio)",
+        )
 
 
 def _judge_seats(
@@ -147,7 +170,7 @@ def _judge_seats(
         report.skip(round_.infer, round_.index, skip.replica, skip.reason)
 
 
-def _judge_weights(
+def _judge_shares(
     judgement: Judgement, round_: Round, record: SegmentRecord, where: str
 ) -> None:
     scenario = judgement.case.bundle.scenario

@@ -52,6 +52,7 @@ class Judgement:
         results: Accepted evidence by party.
         report: Takes findings, dissenters and absentees.
         rounds: Judged so far, by (infer index, segment index).
+        statements: Every vote in the receipt that verified, by infer, segment, replica.
         exchanges: Where each exchange id stood, over receipt and attachments.
     """
 
@@ -59,6 +60,7 @@ class Judgement:
     results: Mapping[str, AttestationResult]
     report: Report
     rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
+    statements: dict[tuple[int, int, str], Statement] = field(default_factory=dict)
     exchanges: dict[str, str] = field(default_factory=dict)
 
 

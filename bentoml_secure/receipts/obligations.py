@@ -5,7 +5,8 @@
 2. no kind stands twice
 3. its kind's judge finds nothing
 4. late votes are required if and only if votes were pending, an audit if and only if
-   the draw says so, each with a deadline that the scenario explains
+   the draw says so, a localisation if and only if a chain dissented and there are
+   referees, each with a deadline that the scenario explains
 5. what is required and missing is late, or after its deadline a failure
 """
 
@@ -22,6 +23,11 @@ from bentoml_secure.errors import (
 from bentoml_secure.receipts.attachments import load_judge, verify_attachment
 from bentoml_secure.receipts.audit import AUDIT, audit_due, longest_audit
 from bentoml_secure.receipts.late_votes import LATE_VOTES, longest_wait
+from bentoml_secure.receipts.localisation import (
+    LOCALISATION,
+    localisation_due,
+    longest_localisation,
+)
 from bentoml_secure.receipts.rounds import Judgement
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import parse_time
@@ -42,6 +48,11 @@ def judge_attachments(judgement: Judgement) -> None:
     for kind, due, when in (
         (LATE_VOTES, pending, "votes were pending"),
         (AUDIT, audit_due(case.receipt, case.bundle.scenario), "it is drawn for one"),
+        (
+            LOCALISATION,
+            localisation_due(case.receipt.infers, case.bundle.scenario),
+            "a chain dissented and there are referees",
+        ),
     ):
         if judgement.rounds and due != (kind in required):
             got = ", ".join(required) or "none"
@@ -94,6 +105,7 @@ def _judge_obligation(
     longest = {
         LATE_VOTES: longest_wait(case.bundle.scenario),
         AUDIT: longest_audit(case.bundle.scenario, len(judgement.rounds)),
+        LOCALISATION: longest_localisation(case.receipt, case.bundle.scenario),
     }.get(kind)
     if longest is not None and not timedelta(0) <= ends - issued <= longest:
         want = f"up to {longest.total_seconds():g} s after the issue"

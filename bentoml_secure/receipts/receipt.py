@@ -30,6 +30,7 @@ from bentoml_secure.digest import (
     parse_json,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.chains import ChainsRecord
 from bentoml_secure.receipts.draw import Draw, derive_request_id
 from bentoml_secure.receipts.records import (
     ENTRY,
@@ -259,7 +260,7 @@ def _infers(value: object, subjects: Mapping[str, Digest]) -> tuple[InferRecord,
     infers = []
     for position, entry in enumerate(items(value, what="infers", most=MAX_INFERS)):
         what = f"infer {position}"
-        got = fields(entry, ("index", "segments"), what=what)
+        got = fields(entry, ("index", "segments", "chains"), what=what)
         index = whole(got["index"], what=f"{what} index", low=position, high=position)
         segments = items(got["segments"], what=f"{what} segments", most=MAX_SEGMENTS)
         infers.append(
@@ -271,6 +272,9 @@ def _infers(value: object, subjects: Mapping[str, Digest]) -> tuple[InferRecord,
                     SegmentRecord.from_json(segment, what=f"{what} segment {number}")
                     for number, segment in enumerate(segments)
                 ),
+                chains=None
+                if got["chains"] is None
+                else ChainsRecord.from_json(got["chains"], what=f"{what} chains"),
             )
         )
     if not infers:

@@ -18,6 +18,7 @@ from bentoml_secure.digest import (
     parse_hex,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.chains import ChainsRecord, statements_from_json
 from bentoml_secure.receipts.commitments import (
     Revealed,
     commitments_from_json,
@@ -186,11 +187,6 @@ class SegmentRecord:
             MalformedInputError: A field is missing, unknown or of another form.
         """
         got = fields(document, cls.__slots__, what=what)
-        statements = got["statements"]
-        if not isinstance(statements, dict) or len(statements) > MAX_REPLICAS:
-            raise MalformedInputError(
-                f"{what} statements: want an object of at most {MAX_REPLICAS}"
-            )
         return cls(
             segment=parse_digest(
                 got["segment"], what=f"{what} segment", algorithm=JSON
@@ -199,12 +195,9 @@ class SegmentRecord:
             skips=parse_absences(got["skips"], f"{what} skips"),
             unused=_names(got["unused"], f"{what} unused"),
             tally=Tally.from_json(got["tally"], what=f"{what} tally"),
-            statements={
-                text(name, what=f"{what} statement's replica"): (
-                    parse_statement_envelope(envelope)
-                )
-                for name, envelope in statements.items()
-            },
+            statements=statements_from_json(
+                got["statements"], what=f"{what} statements"
+            ),
             commitments=commitments_from_json(
                 got["commitments"], what=f"{what} commitments"
             ),
@@ -227,19 +220,22 @@ class InferRecord:
         index: Which ``infer`` of the request, from 0.
         inputs: Commitment of each of the plan's inputs, by name.
         outputs: Commitment of each of the plan's outputs, by name.
-        segments: In the plan's order.
+        segments: In the plan's order; none where chains were compared at their ends.
+        chains: Those, in mode "end-to-end".
     """
 
     index: int
     inputs: Mapping[str, Digest]
     outputs: Mapping[str, Digest]
-    segments: tuple[SegmentRecord, ...]
+    segments: tuple[SegmentRecord, ...] = ()
+    chains: ChainsRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``infers``; the tensors stand among the subjects."""
         return {
             "index": self.index,
             "segments": [segment.to_json() for segment in self.segments],
+            "chains": None if self.chains is None else self.chains.to_json(),
         }
 
     def subjects(self) -> list[tuple[str, Digest]]:

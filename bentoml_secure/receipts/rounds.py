@@ -25,6 +25,7 @@ from bentoml_secure.consensus.quorum import Vote, recompute
 from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
 from bentoml_secure.receipts.audit import audit_due
+from bentoml_secure.receipts.chaining import judge_chains
 from bentoml_secure.receipts.commitments import judge_commitments
 from bentoml_secure.receipts.committees import judge_committee
 from bentoml_secure.receipts.judgement import (
@@ -34,6 +35,7 @@ from bentoml_secure.receipts.judgement import (
     verify_vote,
     voice_of,
 )
+from bentoml_secure.receipts.localisation import localisation_due
 from bentoml_secure.receipts.receipt import InferRecord, SegmentRecord
 from bentoml_secure.receipts.rulings import judge_ruling
 from bentoml_secure.scenario import Independence
@@ -51,7 +53,12 @@ def judge_rounds(judgement: Judgement) -> None:
             involved |= record.weights.keys()
             if record.referee is not None:
                 involved.add(record.referee.replica)
-    if case.topology is not None and audit_due(case.receipt, case.bundle.scenario):
+        for row in infer.chains.weights if infer.chains is not None else ():
+            involved |= row.keys()
+    if case.topology is not None and (
+        audit_due(case.receipt, case.bundle.scenario)
+        or localisation_due(case.receipt.infers, case.bundle.scenario)
+    ):
         # Who recomputes after the answer is pinned before the receipt is issued.
         referees = map(case.topology.referee_name, range(case.topology.segments))
         involved |= {name for name in referees if name is not None}
@@ -68,6 +75,11 @@ def _judge_infer(judgement: Judgement, infer: InferRecord) -> None:
     where = f"infer {infer.index}"
     report.require(f"{where} inputs", sorted(infer.inputs), names_of(plan.inputs))
     report.require(f"{where} outputs", sorted(infer.outputs), names_of(plan.outputs))
+    if infer.chains is not None:
+        report.require(f"{where} segments beside chains", len(infer.segments), 0)
+        known = judge_chains(judgement, infer.index, infer.inputs, infer.chains)
+        _judge_outputs(judgement, infer, known)
+        return
     identities = [segment.identity for segment in plan.segments]
     got = [record.segment for record in infer.segments]
     if got != identities:
@@ -86,9 +98,16 @@ def _judge_infer(judgement: Judgement, infer: InferRecord) -> None:
         round_ = _judge_segment(judgement, infer.index, index, record, known)
         judgement.rounds[infer.index, index] = round_
         known.update(round_.agreed)
+    _judge_outputs(judgement, infer, known)
+
+
+def _judge_outputs(
+    judgement: Judgement, infer: InferRecord, known: Mapping[str, Digest]
+) -> None:
     # What is not known has its finding where nothing was agreed.
     for name in sorted(infer.outputs.keys() & known.keys()):
-        report.require(f"{where} output {name}", infer.outputs[name], known[name])
+        where = f"infer {infer.index} output {name}"
+        judgement.report.require(where, infer.outputs[name], known[name])
 
 
 def _judge_segment(

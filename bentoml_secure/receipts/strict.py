@@ -63,14 +63,19 @@ def flag(value: object, *, what: str) -> bool:
     return value
 
 
+def mapping(value: object, *, what: str, most: int) -> dict[str, Any]:
+    """Return an object of at most ``most`` members."""
+    if not isinstance(value, dict) or len(value) > most:
+        raise MalformedInputError(f"{what}: want an object of at most {most}")
+    return value
+
+
 def numbers(
     value: object, *, what: str, most: int = 64, nullable: bool = False
 ) -> dict[str, Any]:
     """Return finite numbers by name, as floats; or null where that is allowed."""
-    if not isinstance(value, dict) or len(value) > most:
-        raise MalformedInputError(f"{what}: want an object of at most {most}")
     got: dict[str, Any] = {}
-    for name, number in value.items():
+    for name, number in mapping(value, what=what, most=most).items():
         text(name, what=f"{what} name")
         if number is None and nullable:
             got[name] = None

@@ -8,6 +8,7 @@
     independence = "none"             # at least: or "platform", "vendor"
     draw = "asserted"                 # at least: or "committed"; may be left out
     referee = false                   # whether a referee may stand in for a quorum
+    weight_ratio = 200.0              # of a segment's largest weight to its least
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -24,6 +25,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bentoml_secure.attestation.appraisal import AppraisalPolicy
 from bentoml_secure.attestation.reference_values import (
@@ -32,8 +34,9 @@ from bentoml_secure.attestation.reference_values import (
     read_references,
     require_known,
 )
+from bentoml_secure.consensus.reputation import LEAST_WEIGHT, MOST_WEIGHT
 from bentoml_secure.consensus.tally import MAX_COMMITTEE
-from bentoml_secure.digest import JSON, Digest
+from bentoml_secure.digest import JSON, Digest, is_finite_number
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.receipts.draw import Drawn
 from bentoml_secure.receipts.toml import write_toml
@@ -41,13 +44,15 @@ from bentoml_secure.scenario import Independence, read_independence
 
 VERSION = 1
 MAX_TRUST_BYTES = 1 << 20
+MAX_WEIGHT_RATIO = MOST_WEIGHT / LEAST_WEIGHT
+"""Of reputations: whoever earned the most against whoever lost the most."""
 
 _DIGEST = re.compile(rf"{JSON}:[0-9a-f]{{64}}")
 _LISTS = ("plan_digests", "config_digests", "package_digests")
 _REQUIRED = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
-_KEYS = _REQUIRED | {"draw", "referee"}
+_KEYS = _REQUIRED | {"draw", "referee", "weight_ratio"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,8 @@ class Trust:
             sealed calls can show that.
         referee: Whether a referee's word may stand in for a quorum, where the
             scenario has it decide.
+        weight_ratio: How many times the least weight of a segment's replicas the
+            largest may be; 1 for draws among equals.
     """
 
     plan_digests: References
@@ -77,6 +84,7 @@ class Trust:
     policy: AppraisalPolicy
     draw: Drawn = Drawn.ASSERTED
     referee: bool = False
+    weight_ratio: float = MAX_WEIGHT_RATIO
 
 
 def parse_trust(data: bytes) -> Trust:
@@ -121,6 +129,7 @@ def parse_trust(data: bytes) -> Trust:
         policy=AppraisalPolicy.from_table(table["policy"]),
         draw=_read_draw(table.get("draw", Drawn.ASSERTED.value)),
         referee=_read_referee(table.get("referee", False)),
+        weight_ratio=_read_ratio(table.get("weight_ratio", MAX_WEIGHT_RATIO)),
     )
 
 
@@ -173,6 +182,15 @@ def _read_referee(value: object) -> bool:
     return value
 
 
+def _read_ratio(value: Any) -> float:
+    if not is_finite_number(value) or not 1 <= value <= MAX_WEIGHT_RATIO:
+        raise ConfigurationError(
+            f"trust file weight_ratio: got {value!r:.40}, want 1 to "
+            f"{MAX_WEIGHT_RATIO:g}."
+        )
+    return float(value)
+
+
 def write_trust(
     *,
     plan_digests: Sequence[Digest],
@@ -184,6 +202,7 @@ def write_trust(
     independence: Independence = Independence.NONE,
     draw: Drawn = Drawn.ASSERTED,
     referee: bool = False,
+    weight_ratio: float = MAX_WEIGHT_RATIO,
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 
@@ -199,6 +218,7 @@ def write_trust(
         "independence": str(independence),
         "draw": str(draw),
         "referee": referee,
+        "weight_ratio": weight_ratio,
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }

@@ -268,6 +268,7 @@ def _claims(
         "skipped": report.skipped,
         "ruled": report.ruled,
         "not_blind": report.sighted,
+        "dissenting_chains": report.doubts,
         "absent": report.absent,
         "missing_attachments": report.late,
     }

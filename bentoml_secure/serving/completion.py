@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
-from bentoml_secure.audit.recompute import Served, Verdict, recompute
+from bentoml_secure.audit.recompute import Recomputation, Served, Verdict, recompute
 from bentoml_secure.audit.sampling import audited
 from bentoml_secure.consensus.asks import Answer
 from bentoml_secure.consensus.reputation import Outcome
@@ -21,10 +21,18 @@ from bentoml_secure.receipts.late_votes import (
     LateVotes,
     issue_late_votes,
 )
+from bentoml_secure.receipts.localisation import (
+    LOCALISATION,
+    Localisation,
+    issue_localisation,
+    localisation_due,
+    recomputed_segments,
+)
 from bentoml_secure.receipts.receipt import RequiredAttachment
 from bentoml_secure.serving.asking import Made
+from bentoml_secure.serving.endtoend import Doubted
 from bentoml_secure.serving.engine import Engine
-from bentoml_secure.serving.lockstep import PendingVotes
+from bentoml_secure.serving.lockstep import PendingVotes, Values
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope, SigningKey
 from bentoml_secure.statements import format_time
@@ -43,17 +51,28 @@ DEADLINE_MARGIN = timedelta(seconds=30)
 
 
 def required_attachments(
-    context: RequestContext, issued_at: datetime
+    context: RequestContext, segments: int, issued_at: datetime
 ) -> tuple[RequiredAttachment, ...]:
-    """Return what must follow a receipt: votes still out, an audit that was drawn."""
+    """Return what must follow a receipt.
+
+    Votes still out; an audit that was drawn; whose fault dissenting chains are.
+
+    Args:
+        context: Of the request.
+        segments: Of the plan.
+        issued_at: When the receipt is signed.
+    """
     scenario = context.scenario
     grace = timedelta(milliseconds=scenario.grace_ms)
     due = []
     if context.late:
         due.append((LATE_VOTES, grace))
     if audited(context.seed, scenario.audit_rate):
-        rounds = sum(len(infer.segments) for infer in context.infers)
-        due.append((AUDIT, grace + timedelta(seconds=audit_seconds(scenario, rounds))))
+        seconds = audit_seconds(scenario, len(context.infers) * segments)
+        due.append((AUDIT, grace + timedelta(seconds=seconds)))
+    if localisation_due(context.infers, scenario):
+        seconds = audit_seconds(scenario, recomputed_segments(context.infers))
+        due.append((LOCALISATION, grace + timedelta(seconds=seconds)))
     return tuple(
         RequiredAttachment(
             kind=kind, deadline=format_time(issued_at + after + DEADLINE_MARGIN)
@@ -84,8 +103,7 @@ async def audit(
         kept = salts[served.infer]
         if (served.infer, served.segment) in ruled:
             raise UnavailableError("it decided this segment itself")
-        if served.auditor not in context.pinned:
-            raise UnavailableError("not attested when the receipt was issued")
+        _require_pinned(context, served.auditor)
         asking = engine.lockstep.asking(
             context, served.infer, served.segment, kept.values, kept.salts
         )
@@ -97,7 +115,7 @@ async def audit(
         for segment, record in enumerate(infer.segments)
         if record.referee is not None
     }
-    rounds = sum(len(infer.segments) for infer in context.infers)
+    rounds = len(context.infers) * len(engine.plan.segments)
     recomputed = await recompute(
         _served(context, engine),
         ask,
@@ -118,19 +136,93 @@ async def audit(
 
 def _served(context: RequestContext, engine: Engine) -> Iterator[Served]:
     for kept in sorted(context.kept, key=lambda kept: kept.infer_index):
-        values = kept.values
-        for index, segment in enumerate(engine.plan.segments):
-            made = [spec.name for spec in segment.outputs]
-            yield Served(
-                infer=kept.infer_index,
-                segment=index,
-                auditor=engine.referees[index].name,
-                inputs={s.name: values.tensors[s.name] for s in segment.inputs},
-                outputs={name: values.tensors[name] for name in made},
-                commitments={name: values.commitments[name] for name in made},
-                tolerance=segment.tolerance,
-                distance=engine.lockstep.distances[index],
+        yield from _values_served(engine, kept.infer_index, kept.values)
+
+
+def _values_served(engine: Engine, infer: int, values: Values) -> Iterator[Served]:
+    for index, segment in enumerate(engine.plan.segments):
+        made = [spec.name for spec in segment.outputs]
+        yield Served(
+            infer=infer,
+            segment=index,
+            auditor=engine.referees[index].name,
+            inputs={s.name: values.tensors[s.name] for s in segment.inputs},
+            outputs={name: values.tensors[name] for name in made},
+            commitments={name: values.commitments[name] for name in made},
+            tolerance=segment.tolerance,
+            distance=engine.lockstep.distances[index],
+        )
+
+
+async def localise(
+    context: RequestContext,
+    receipt_digest: Digest,
+    engine: Engine,
+    key: SigningKey,
+    clock: Callable[[], datetime],
+) -> Envelope:
+    """Have the referees recompute dissenting chains, and sign who was at fault.
+
+    Args:
+        context: Of the request, with its dissenting chains.
+        receipt_digest: Of its receipt.
+        engine: That served it.
+        key: That signed the receipt.
+        clock: For the time of issue.
+    """
+    seconds = audit_seconds(context.scenario, recomputed_segments(context.infers))
+    chains = {}
+    for doubted in context.doubted:
+
+        async def ask(served: Served, doubted: Doubted = doubted) -> Answer[Made]:
+            _require_pinned(context, served.auditor)
+            asking = engine.lockstep.asking(
+                context,
+                served.infer,
+                served.segment,
+                doubted.ran.values,
+                doubted.salts,
             )
+            return await asking.ask(engine.referees[served.segment])
+
+        place = doubted.infer_index, doubted.chain[-1]
+        chains[place] = await recompute(
+            _values_served(engine, doubted.infer_index, doubted.ran.values),
+            ask,
+            deadline_seconds=seconds / len(context.doubted),
+        )
+        _name_faults(context, engine, doubted, chains[place])
+    return issue_localisation(
+        Localisation(
+            receipt_id=context.request_id.hex(),
+            receipt_digest=receipt_digest,
+            issued_at=format_time(clock()),
+            chains=chains,
+        ),
+        key,
+    )
+
+
+def _name_faults(
+    context: RequestContext,
+    engine: Engine,
+    doubted: Doubted,
+    recomputed: Sequence[Recomputation],
+) -> None:
+    for replica, made in zip(doubted.chain, recomputed, strict=True):
+        if made.verdict is Verdict.DIFFERS:
+            metrics.count_dissent(str(made.segment), replica)
+            engine.standing.record(
+                context.request_id.hex(),
+                made.segment,
+                {replica: Outcome.DISSENTED},
+            )
+
+
+def _require_pinned(context: RequestContext, auditor: str) -> None:
+    # Else its statement would be of somebody whom the receipt does not know.
+    if auditor not in context.pinned:
+        raise UnavailableError("not attested when the receipt was issued")
 
 
 async def late_votes(

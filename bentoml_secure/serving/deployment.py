@@ -26,6 +26,7 @@ from bentoml_secure.keys.release import fetch_segment_key, require_broker
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.scenario import (
     Configuration,
+    Mode,
     Scenarios,
     Topology,
     parse_scenarios,
@@ -52,7 +53,7 @@ from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
 from bentoml_secure.session.keys import Shown
 from bentoml_secure.session.responders import Responder
-from bentoml_secure.split.plan import Plan
+from bentoml_secure.split.plan import DEFAULT_RULE, Plan
 from bentoml_secure.split.runtime import LoadedSegment
 from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 from bentoml_secure.statements import utc_now
@@ -365,6 +366,7 @@ class Deployment:
             for name, index in self.runners.items()
         }
         segments = range(topology.segments)
+        self._require_one_unit()
         self._make_folders()
         trials = None
         if (path := self.settings.trials) is not None:
@@ -389,6 +391,18 @@ class Deployment:
             keep_salts=self.settings.salt_token is not None,
             examiner=self._examiner(engine, standing, trials),
         )
+
+    def _require_one_unit(self) -> None:
+        # Deviations of several segments are added up, so all are of one unit.
+        modes = {scenario.mode for scenario in self.scenarios.by_name.values()}
+        rules = {segment.rule for segment in self.plan.segments}
+        if Mode.END_TO_END in modes and rules != {DEFAULT_RULE}:
+            raise ConfigurationError(
+                f"mode {Mode.END_TO_END.value!r}: got segments compared by "
+                f"{', '.join(sorted(rules))}, want all by {DEFAULT_RULE}.",
+                remedy=f"Use mode {Mode.LOCK_STEP.value!r}, or calibrate the plan "
+                "anew with that rule.",
+            )
 
     def _make_folders(self) -> None:
         for variable, path in (

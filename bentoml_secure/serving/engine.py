@@ -6,20 +6,28 @@ Each segment gets what those before it agreed on; ``lockstep.py`` says how one a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from bentoml_secure.audit.sampling import audited
 from bentoml_secure.consensus.barrier import Barrier
-from bentoml_secure.errors import ConfigurationError, SecureError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    QuorumNotReached,
+    SecureError,
+)
 from bentoml_secure.receipts.receipt import MAX_INFERS, InferRecord
-from bentoml_secure.scenario import Scenario
+from bentoml_secure.scenario import Mode, Scenario
+from bentoml_secure.serving.endtoend import EndToEnd
 from bentoml_secure.serving.lockstep import Kept, Lockstep, Standing, Values
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext, own_context
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.tensors import Array, commit, require
+
+logger = logging.getLogger("bentoml_secure")
 
 
 class Engine:
@@ -44,6 +52,7 @@ class Engine:
         self.referees = referees
         self.standing: Standing = standing or EqualStanding()
         self.lockstep = Lockstep(plan, peers, referees, self.standing)
+        self.endtoend = EndToEnd(plan, peers, self.lockstep, self.standing)
         made = {spec.name for segment in plan.segments for spec in segment.outputs}
         self._names = made | {spec.name for spec in plan.inputs}
 
@@ -82,11 +91,19 @@ class Engine:
         salts = {name: context.salt(index, "tensor", name) for name in self._names}
         inputs = commit(tensors, {name: salts[name] for name in tensors})
         values = Values(tensors, dict(inputs))
-        records = []
-        for segment_index in range(len(self.plan.segments)):
-            records.append(
-                await self.lockstep.run(context, index, segment_index, values, salts)
-            )
+        chains, records = None, []
+        if context.scenario.mode is Mode.END_TO_END:
+            try:
+                chains = await self.endtoend.run(context, index, values, salts)
+            except QuorumNotReached as refused:
+                logger.warning("chains did not agree, lock-step is next: %s", refused)
+        if chains is None:
+            for segment_index in range(len(self.plan.segments)):
+                records.append(
+                    await self.lockstep.run(
+                        context, index, segment_index, values, salts
+                    )
+                )
         if audited(context.seed, context.scenario.audit_rate):
             context.kept.append(Kept(index, values, salts))
         outputs = [spec.name for spec in self.plan.outputs]
@@ -96,6 +113,7 @@ class Engine:
                 inputs=inputs,
                 outputs={name: values.commitments[name] for name in outputs},
                 segments=tuple(records),
+                chains=chains,
             )
         )
         return {name: values.tensors[name] for name in outputs}

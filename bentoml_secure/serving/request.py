@@ -26,6 +26,7 @@ from bentoml_secure.session.keys import Session
 from bentoml_secure.statements import utc_now
 
 if TYPE_CHECKING:
+    from bentoml_secure.serving.endtoend import Doubted
     from bentoml_secure.serving.lockstep import Kept, PendingVotes
     from bentoml_secure.serving.peers import Attested, Peer
 
@@ -51,6 +52,7 @@ class RequestContext:
         failure: The first ``infer`` that failed; no answer leaves after that.
         pinned: Evidence of each replica, the same for the whole request.
         late: Votes still being collected.
+        doubted: Chains that ended apart from the agreed one.
         kept: What was computed, where the request is to be audited.
         request_id: The 16 bytes that name this request and its receipt.
         seed: 32 bytes that every draw of this request follows from.
@@ -71,6 +73,7 @@ class RequestContext:
     failure: SecureError | None = None
     pinned: dict[str, Attested] = field(default_factory=dict)
     late: list[PendingVotes] = field(default_factory=list)
+    doubted: list[Doubted] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     request_id: bytes = field(init=False)
     seed: bytes = field(init=False)

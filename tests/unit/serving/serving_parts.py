@@ -34,13 +34,20 @@ from bentoml_secure.attestation.tees.simulated import KIND, SimulatedAttester
 from bentoml_secure.digest import Digest, digest_bytes
 from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.receipts.store import SqliteReceiptStore
-from bentoml_secure.scenario import Configuration, Scenario, Scenarios, runner_name
+from bentoml_secure.scenario import (
+    Configuration,
+    Scenario,
+    Scenarios,
+    referee_name,
+    runner_name,
+)
 from bentoml_secure.serving.asgi import Message, Scope
 from bentoml_secure.serving.channel import Channel, LocalChannel, Received
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.exchange import Exchange, Outgoing
 from bentoml_secure.serving.held import held_for
+from bentoml_secure.serving.lockstep import Standing
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
@@ -57,6 +64,9 @@ from bentoml_secure.tensors import Array, TensorSpec
 from bentoml_secure.testing.deployment import NOW, key_of
 
 SERVICE = "Skips"
+REFEREE = -1
+"""In place of a replica's index."""
+
 MAX_AGE = 300
 
 
@@ -135,6 +145,11 @@ class Ground:
     clock: Clock = field(default_factory=Clock)
     replicas: int = 3
 
+    @property
+    def referees(self) -> bool:
+        """Whether there are any: where the scenario asks for them."""
+        return self.scenario.referee or self.scenario.audit_rate > 0
+
     @cached_property
     def root(self) -> bytes:
         return make_root(key_of("root"), now=NOW - timedelta(days=30))
@@ -159,6 +174,7 @@ class Ground:
             segments=len(self.plan.segments),
             scenarios=Scenarios(minimum=name, by_name={name: self.scenario}),
             policy=self.policy.to_json(),
+            referees=self.referees,
         )
 
     def attester(self, root_name: str = "root") -> SimulatedAttester:
@@ -205,7 +221,8 @@ class Ground:
         self, index: int, replica: int = 0, run: RunSegment | None = None
     ) -> RunnerCore:
         segment = self.plan.segments[index]
-        identity = self.identity(Role.RUNNER, name_of(index, replica), segment.identity)
+        name = name_of(index, replica)
+        identity = self.identity(Role.RUNNER, name, segment.identity)
         return RunnerCore(
             segment,
             self.plan.digest,
@@ -264,12 +281,14 @@ class Ground:
         self,
         runs: Mapping[tuple[int, int], RunSegment] | None = None,
         wrap: Callable[[int, int, Channel], Channel] = lambda i, r, channel: channel,
+        standing: Standing | None = None,
     ) -> Engine:
         """Return an engine over runners of this process.
 
         Args:
             runs: By (segment, replica), in place of the segment.
             wrap: Around a replica's channel.
+            standing: Of the replicas.
         """
         runs = runs or {}
         peers = [
@@ -289,14 +308,21 @@ class Ground:
             ]
             for index in range(len(self.plan.segments))
         ]
-        return Engine(self.plan, peers)
+        referees = [
+            self.peer(
+                index,
+                REFEREE,
+                LocalChannel(self.core(index, REFEREE, runs.get((index, REFEREE)))),
+            )
+            for index in range(len(self.plan.segments) if self.referees else 0)
+        ]
+        return Engine(self.plan, peers, referees, standing)
 
     async def attested(self, **settings: Any) -> Engine:
         """Return an engine whose replicas are attested."""
         engine = self.engine(**settings)
-        for replicas in engine.peers:
-            for peer in replicas:
-                await peer.attest()
+        for peer in engine.every_peer():
+            await peer.attest()
         return engine
 
     def context(self, seed: int = 1, **changes: Any) -> RequestContext:
@@ -380,6 +406,8 @@ async def with_late_replica(
 
 def name_of(index: int, replica: int) -> str:
     """Return the name of a replica's service."""
+    if replica == REFEREE:
+        return referee_name(SERVICE, index)
     return runner_name(SERVICE, index, replica)
 
 
@@ -389,11 +417,14 @@ def _loaded(folder: Path) -> Chain:
 
 
 def make_ground(folder: Path, **changes: Any) -> Ground:
-    """Return the ground of a plan's folder; ``changes`` are the scenario's."""
+    """Return the ground of a plan's folder; ``changes`` are the scenario's.
+
+    ``of`` is how many replicas each segment has.
+    """
     chain = _loaded(folder)
-    return Ground(
-        plan=chain.plan, segments=chain.segments, scenario=scenario(**changes)
-    )
+    of = changes.pop("of", 3)
+    terms = scenario(**changes)
+    return Ground(plan=chain.plan, segments=chain.segments, scenario=terms, replicas=of)
 
 
 def scenario(**changes: Any) -> Scenario:

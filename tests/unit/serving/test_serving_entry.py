@@ -160,7 +160,7 @@ async def test_without_votes_still_out_nothing_is_to_follow(skips: Path) -> None
     ground = make_ground(skips / "plan", replicas=1, quorum=1)
     context = ground.context()
     await (await ground.attested()).infer(context, feed())
-    assert required_attachments(context, ground.clock()) == ()
+    assert required_attachments(context, 3, ground.clock()) == ()
 
 
 async def test_a_receipt_without_late_votes_is_complete_at_once(
@@ -183,7 +183,7 @@ async def test_the_deadline_of_late_votes_covers_the_grace(
     made = slow.entry
     context = ground.context()
     await made.engine.infer(context, feed())
-    (required,) = required_attachments(context, ground.clock())
+    (required,) = required_attachments(context, 3, ground.clock())
     grace = timedelta(milliseconds=ground.scenario.grace_ms)
     due = ground.clock() + grace + completion.DEADLINE_MARGIN
     assert required.deadline == due.strftime("%Y-%m-%dT%H:%M:%S.") + "000Z"
