@@ -287,7 +287,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside, and rename it into place."""
+    """Write a file beside, and rename it into place; a new one all may read."""
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as stream:
@@ -296,8 +296,7 @@ def replace_file(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            if path.exists():
-                made.chmod(path.stat().st_mode & 0o777)
+            made.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
             made.replace(path)
         except BaseException:
             made.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from html import escape
 
 from bentoml_secure.cli.calibration import Found, SegmentFound
 
-_WIDTH, _LEFT, _RIGHT = 860, 130, 60
+_WIDTH, _LEFT, _RIGHT = 900, 200, 60
 _ROW, _TITLE, _AXIS, _HEAD = 18, 30, 34, 40
 _HONEST, _CHEAT, _PASSING, _LINE = "#1b6ca8", "#b8860b", "#b00020", "#333333"
 _MOST_DOTS = 400
@@ -78,7 +78,7 @@ def _panel(
             _text(x, floor + 14, f"1e{power}", anchor="middle"),
         ]
     parts.append(_text(_LEFT - 24, floor + 14, "0", anchor="middle"))
-    parts.append(_text(_WIDTH - 28, floor + 14, "none", anchor="middle"))
+    parts.append(_text(_WIDTH - 28, floor + 14, "inf", anchor="middle"))
     parts += _row("honest", found.spread.per_input, _HONEST, top + _TITLE, low, high)
     for number, cheat in enumerate(found.cheats, 1):
         y = top + _TITLE + number * _ROW

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from bentoml_secure.cli.outcome import claim_lines, own_files, plain
 from bentoml_secure.cli.parameters import FILE, as_json, read, read_evidence
 from bentoml_secure.cli.splitting import segment_line
 from bentoml_secure.errors import MalformedInputError, VerificationError
+
+if TYPE_CHECKING:
+    from bentoml_secure.split import Segment
 
 MAX_PLAN_BYTES = 8 << 20
 
@@ -38,12 +41,25 @@ def plan(file: Path) -> None:
             "runtime": f"{runtime.name} {runtime.version}, {runtime.graph_level}",
             "inputs": [_tensor(spec) for spec in got.inputs],
             "outputs": [_tensor(spec) for spec in got.outputs],
+            "permitted too": [
+                f"{one.choice} {one.version}" for one in runtime.permitted
+            ],
         }
     )
     for index, segment in enumerate(got.segments):
         click.echo(segment_line(index, segment))
-        click.echo(f"     {segment.identity}, tolerance {segment.tolerance:g}")
+        click.echo(f"     {segment.identity}, tolerance {_tolerance(segment)}")
     click.echo(f"plan {got.digest}")
+
+
+def _tolerance(segment: Segment) -> str:
+    record = segment.calibration
+    if record is None:
+        return f"{segment.tolerance:g} ({plain(segment.rule)}), not measured"
+    return (
+        f"{segment.tolerance:.3g} ({plain(segment.rule)}), {record.margin:g} x "
+        f"{record.largest:.3g} over {record.inputs} inputs"
+    )
 
 
 def _tensor(spec: Any) -> str:

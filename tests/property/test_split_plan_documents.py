@@ -15,6 +15,39 @@ from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.split import parse_plan
 from bentoml_secure.tensors import DTYPES
 
+LEVELS = ("BASIC", "DISABLE_ALL")
+RANGES = st.sampled_from([">=1.20", "==1.32.*", ">=1,<2,!=1.9"])
+PERMITTED = st.lists(
+    st.builds(lambda version: {"name": "torch", "version": version}, RANGES)
+    | st.builds(
+        lambda version, level: {
+            "name": "onnxruntime",
+            "version": version,
+            "graph_level": level,
+        },
+        RANGES,
+        st.sampled_from(LEVELS),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=json.dumps,
+)
+POSITIVE = st.floats(0, 1e9)
+WORDS = st.text(
+    st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=9
+)
+CHEATS = st.fixed_dictionaries({"name": WORDS, "distance": POSITIVE})
+CALIBRATIONS = st.fixed_dictionaries(
+    {
+        "inputs": st.integers(1, 1 << 40),
+        "pairs": st.integers(1, 1 << 40),
+        "largest": POSITIVE,
+        "margin": POSITIVE,
+        "false_alarm": st.floats(0, 1),
+        "runtimes": st.lists(WORDS, min_size=2, max_size=4, unique=True),
+    },
+    optional={"nearest_cheat": CHEATS},
+)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 SHAPES = st.lists(st.integers(0, 9) | st.sampled_from(["n", "t"]), max_size=4)
 DIGITS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -44,16 +77,23 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 "tolerance": draw(st.floats(0, 1)),
             }
         )
+        if draw(st.booleans()):
+            segments[-1]["rule"] = draw(WORDS)
+        if draw(st.booleans()):
+            segments[-1]["calibration"] = draw(CALIBRATIONS)
+    runtime: dict[str, Any] = {
+        "name": "onnxruntime",
+        "version": draw(RANGES),
+        "graph_level": "EXTENDED",
+    }
+    if draw(st.booleans()):
+        runtime["permitted"] = draw(PERMITTED)
     return {
         "version": 1,
         "model": {"name": draw(NAMES), "digest": f"sha256-jcs-v1:{draw(DIGITS)}"},
         "inputs": [made[0]],
         "outputs": [draw(st.sampled_from(made))],
-        "runtime": {
-            "name": "onnxruntime",
-            "version": draw(st.sampled_from([">=1.20", "==1.32.*", ">=1,<2,!=1.9"])),
-            "graph_level": "EXTENDED",
-        },
+        "runtime": runtime,
         "segments": segments,
     }
 

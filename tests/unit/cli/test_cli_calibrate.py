@@ -80,6 +80,17 @@ def test_tolerances_are_measured_and_written(
     assert run_chain(plan, inputs).keys() == {"logits"}
 
 
+def test_a_plan_shows_how_its_tolerances_were_found(run: Run, plan: Path) -> None:
+    before = run("inspect", "plan", plan).stdout
+    assert "tolerance 2e-05 (within_tolerance), not measured" in before
+    assert run("calibrate", plan, *SHORT).exit_code == 0
+    after = run("inspect", "plan", plan).stdout
+    assert "permitted too: onnxruntime:DISABLE_ALL >=" in after
+    (found,) = {s.calibration for s in load_plan(plan).segments[1:]}
+    assert found is not None
+    assert f"8 x {found.largest:.3g} over 64 inputs" in after
+
+
 def test_the_report_says_what_was_found(run: Run, plan: Path, tmp_path: Path) -> None:
     report = tmp_path / "made" / "report"
     result = run("calibrate", plan, *SHORT, "--report", report, "--dry-run")
@@ -157,10 +168,11 @@ def test_a_plan_is_replaced_whole_or_not_at_all(
 
 def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"old")
-    path.chmod(0o644)
+    replace_file(path, b"old")
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o600)
     replace_file(path, b"new")
-    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o644)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o600)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
