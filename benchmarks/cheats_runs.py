@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -195,12 +195,3 @@ def find_noise(stage: Stage, questioner: Questioner, segment: int) -> NoiseRun:
             missed = size
             served = max(served, *(one.distance or 0.0 for one in answers))
     return NoiseRun(segment=segment, caught=caught, missed=missed, served=served)
-
-
-def totals(runs: Iterable[CheatRun]) -> Mapping[str, int]:
-    """Return the sums over all cheats."""
-    got = list(runs)
-    return {
-        name: sum(getattr(run, name) for run in got)
-        for name in ("requests", "detected", "named", "wrong", "refused")
-    }

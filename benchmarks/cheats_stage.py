@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from bentoml_secure.attestation.dev_root import POLICY, create_dev_root
 from bentoml_secure.cli import main as command_line
 from bentoml_secure.split import Plan, load_plan
 from examples.diagnosis.processes import serve
-from examples.encoder.prepare import PLAN, prepare
+from examples.encoder.prepare import PLAN
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICE = "Encoder"
@@ -107,19 +107,16 @@ class Stage:
         }
 
 
-def make_stage(folder: Path, models: Path | None = None) -> Stage:
+def make_stage(folder: Path, models: Path) -> Stage:
     """Make a folder to serve the encoder from.
 
     Args:
         folder: New, or without any of what is made.
-        models: What ``examples.encoder.prepare`` made; made here if left out.
+        models: What ``examples.encoder.prepare`` made; copied.
     """
     folder = folder.resolve()
     own = folder / "models"
-    if models is None:
-        prepare(own)
-    else:
-        shutil.copytree(models, own)
+    shutil.copytree(models, own)
     (folder / "cheats").mkdir()
     create_dev_root(folder / "dev-root", now=datetime.now(UTC))
     trust = folder / "trust.toml"
@@ -150,10 +147,16 @@ class Host:
     Attributes:
         python: Of its environment.
         runtime: Of its segment, as ``BENTOML_SECURE_RUNTIME`` has it.
+        version: Of the runtime in that environment.
     """
 
     python: Path
     runtime: str
+    version: str
+
+    def __str__(self) -> str:
+        name, _, level = self.runtime.partition(":")
+        return f"{name} {self.version} {level}".strip()
 
 
 @contextmanager
@@ -239,10 +242,8 @@ def _free_port() -> int:
 def _wait_until_ready(url: str) -> None:
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
-        try:
+        with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/readyz", timeout=3).status_code == 200:
                 return
-        except httpx.HTTPError:
-            pass
         time.sleep(0.3)
     raise RuntimeError(f"{url}: not ready in {START_SECONDS:.0f} s")

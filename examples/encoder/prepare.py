@@ -5,20 +5,27 @@
 1. writes all-MiniLM-L6-v2 as an ONNX graph
 2. splits it into four segments, compared with the whole on real sentences
 3. puts the published tokenizer beside the plan
+4. calibrates: measures how far honest runtimes lie apart on further sentences, permits
+   them, and sets each segment's tolerance. Two minutes, without which a plan has the
+   default tolerance: too narrow for this model on mixed runtimes
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import onnx
 
 from bentoml_secure.errors import SecureError
-from bentoml_secure.split import Plan, split_onnx
+from bentoml_secure.split import Plan, load_plan, split_onnx
 from bentoml_secure.tensors import Array
+from examples.diagnosis.commands import verdict_of
 from examples.encoder.graph import build_graph
 from examples.encoder.published import published_folder, read_weights
 from examples.encoder.sentences import text
@@ -30,7 +37,11 @@ MODELS = Path("models")
 PLAN, TOKENIZER, WHOLE = "encoder", "encoder-tokenizer.json", "encoder.onnx"
 """In the folder of models. The whole model is what answers are compared with."""
 
+REPORT = "encoder-calibration"
+
 _SAMPLES = ((0, 1, 2, 3), (4100,))
+# Single sentences and longer texts, filled up to the longest of them.
+_CALIBRATION = (*range(0, 64, 4), *range(10_000, 20_000, 125))
 
 
 def prepare(models: Path) -> Plan:
@@ -74,6 +85,41 @@ def samples(
     )
 
 
+def calibrate(models: Path, pythons: Sequence[Path] = ()) -> dict[str, Any]:
+    """Measure honest runtimes on real sentences; write tolerances into the plan.
+
+    Args:
+        models: What ``prepare`` made; gets the report too.
+        pythons: Of environments with other versions of ONNX Runtime.
+
+    Returns:
+        What ``bentoml-secure calibrate --json`` says.
+
+    Raises:
+        SecureError: A runtime that does not run.
+        RuntimeError: A cheat would pass a tolerance that honest runtimes need.
+    """
+    batches = [(number,) for number in _CALIBRATION]
+    feeds = samples(models / TOKENIZER, batches)
+    longest = max(feed["input_ids"].shape[1] for feed in feeds)
+
+    def filled(name: str) -> Array:
+        rows = [feed[name] for feed in feeds]
+        return np.concatenate(
+            [np.pad(row, ((0, 0), (0, longest - row.shape[1]))) for row in rows]
+        )
+
+    with tempfile.TemporaryDirectory(prefix="encoder-") as work:
+        file = Path(work) / "samples.npz"
+        arrays: dict[str, Any] = {name: filled(name) for name in feeds[0]}
+        np.savez(file, allow_pickle=False, **arrays)
+        words: list[str | Path] = ["calibrate", models / PLAN, "--samples", file]
+        words += ["--inputs", str(len(feeds)), "--report", models / REPORT]
+        for python in pythons:
+            words += ["--other-python", python]
+        return verdict_of(*words)
+
+
 @click.command()
 @click.option(
     "--models",
@@ -82,17 +128,36 @@ def samples(
     show_default=True,
     help="Folder that the plan and its companions go to.",
 )
-def main(models: Path) -> None:
+@click.option(
+    "--other-python",
+    "pythons",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="PYTHON",
+    help="Interpreter of an environment with another version of ONNX Runtime, which"
+    " replicas may be on as well; repeatable.",
+)
+@click.option(
+    "--calibration/--no-calibration",
+    "calibrates",
+    default=True,
+    help="Measure tolerances, or leave the default.",
+)
+def main(models: Path, pythons: tuple[Path, ...], calibrates: bool) -> None:
     """Make the plan of services/encoder.py of the published weights."""
     try:
         plan = prepare(models)
-    except SecureError as error:
+        if calibrates:
+            click.echo("calibrating: some minutes", err=True)
+            calibrate(models, pythons)
+            plan = load_plan(models / PLAN)
+    except (SecureError, RuntimeError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     click.echo(f"{plan.model_name}: {len(plan.segments)} segments in {models / PLAN}")
     for index, segment in enumerate(plan.segments):
         made = ", ".join(spec.name for spec in segment.outputs)
-        click.echo(f"  {index}  {segment.file} -> {made}")
+        click.echo(f"  {index}  tolerance {segment.tolerance:.2e} -> {made}")
     click.echo(f"plan {plan.digest}")
 
 
