@@ -558,3 +558,19 @@ async def test_a_commitment_under_another_key_is_no_commitment(
     with pytest.raises(VerificationError, match="key"):
         await committee.asking(quorum=1).ask(committee.peers[0])
     assert committee.channels[0].reveals == []
+
+
+@SEALS
+async def test_every_vote_of_a_request_has_its_commitment(
+    ground: Ground, plain: Ground, sealed: bool
+) -> None:
+    ground = ground if sealed else plain
+    engine = await ground.attested()
+    context = ground.context()
+    await engine.infer(context, feed())
+    for record in context.infers[0].segments:
+        assert record.commitments.keys() == record.statements.keys()
+        made = [record.commitments[name] for name in record.tally.clique]
+        assert sum(revealed.blind for revealed in made) >= ground.scenario.quorum
+    await context.abandon()
+    await engine.close()
