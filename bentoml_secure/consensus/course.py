@@ -111,6 +111,7 @@ class Course(Generic[T]):
         self.answers: dict[str, Answer[T]] = {}
         self.gone: dict[str, str] = {}
         self.unused: list[str] = []
+        self._asked: set[str] = set()
         self._distance = distance
         self._share = share
         self._known: dict[frozenset[object], float | None] = {}
@@ -136,10 +137,9 @@ class Course(Generic[T]):
 
     def ask_seated(self) -> None:
         """Begin to ask everybody with a seat who was not asked yet."""
-        known = {*self.asks.running, *self.answers, *self.gone, *self.bench.out}
         for name in self.seating.seats:
-            if name not in known:
-                self.asks.start(name)
+            if name not in self._asked and name not in self.bench.out:
+                self._start(name)
 
     async def take(self, name: str, outcome: Answer[T] | Absence) -> None:
         """Take in what came of one ask."""
@@ -176,7 +176,7 @@ class Course(Generic[T]):
             new = [name for name in other.seats if self._is_fresh(name)]
             if new and {*self.seating.seats} - {slow} <= {*other.seats}:
                 self._trial[new[0]] = slow
-                self.asks.start(new[0])
+                self._start(new[0])
                 return
 
     def escalate(self) -> bool:
@@ -245,9 +245,12 @@ class Course(Generic[T]):
     def _size(self) -> int:
         return self.terms.size + ESCALATION_STEP * self.escalated
 
+    def _start(self, name: str) -> None:
+        self._asked.add(name)
+        self.asks.start(name)
+
     def _is_fresh(self, name: str) -> bool:
-        known = {*self.seating.seats, *self.gone, *self.bench.out, *self.unused}
-        return name not in known and name not in self.asks.running
+        return not {name} & {*self._asked, *self.seating.seats, *self.bench.out}
 
     def _reseat(self, gone: Mapping[str, str], needs: str | None = None) -> bool:
         """Fill seats of those who are gone, if anybody is gained by it."""

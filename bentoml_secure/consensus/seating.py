@@ -59,12 +59,15 @@ def take_seats(
         else:
             seated.append(name)
             taken.add(name if spoken is None else spoken)
-    place = {name: place for place, name in enumerate(order)}
     seated += passed[: size - len(seated)]
-    back = skipped[: size - len(seated)]
+    if back := skipped[: size - len(seated)]:
+        # With seats of their own they may fill them before the others are reached.
+        return take_seats(
+            order, size, voice=lambda n: n if n in back else voice(n), spares=spares
+        )
+    place = {name: place for place, name in enumerate(order)}
     return Seating(
-        seats=tuple(sorted([*seated, *back], key=place.__getitem__)),
-        skips=tuple(skipped[len(back) :]),
+        seats=tuple(sorted(seated, key=place.__getitem__)), skips=tuple(skipped)
     )
 
 

@@ -215,6 +215,15 @@ def judge(attachment: Attachment, judgement: Judgement) -> None:
         f"{AUDIT} segments", _listed(found), _listed(judgement.rounds)
     )
     for place, made in found.items():
+        judgement.report.audited.append(
+            {
+                "infer": made.infer,
+                "segment": made.segment,
+                "referee": made.replica,
+                "verdict": made.verdict.value,
+                "distance": made.distance,
+            }
+        )
         if (round_ := judgement.rounds.get(place)) is not None:
             _judge_segment(judgement, round_, made)
 

@@ -113,6 +113,7 @@ class Report:
         ruled: Where a referee decided in place of a quorum.
         doubts: Chains that ended apart from the agreed one, as names by segment.
         sighted: Whose vote counts though it committed after the reveal had begun.
+        audited: What recomputing the request came to, by segment.
         late: Kinds of required attachments that are not there yet.
     """
 
@@ -124,6 +125,7 @@ class Report:
     ruled: list[dict[str, Any]] = field(default_factory=list)
     doubts: list[dict[str, Any]] = field(default_factory=list)
     sighted: list[dict[str, Any]] = field(default_factory=list)
+    audited: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
     def add(self, name: str, got: object, want: object) -> None:

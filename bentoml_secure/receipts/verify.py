@@ -269,6 +269,7 @@ def _claims(
         "ruled": report.ruled,
         "not_blind": report.sighted,
         "dissenting_chains": report.doubts,
+        "audited": report.audited,
         "absent": report.absent,
         "missing_attachments": report.late,
     }
