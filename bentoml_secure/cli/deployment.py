@@ -38,28 +38,52 @@ def dev_root(folder: Path) -> None:
     help="Replicas that have to agree at least."
     "  [default: the quorum of the service's minimum scenario]",
 )
+@click.option(
+    "--draw",
+    type=click.Choice(["asserted", "committed"]),
+    default="asserted",
+    show_default=True,
+    help="Whether the entry has to have committed to its draw beforehand.",
+)
+@click.option(
+    "--weight-ratio",
+    type=click.FloatRange(1, 200),
+    default=200.0,
+    show_default=True,
+    help="Largest weight of a segment's replicas over the least; 1: equals.",
+)
 @OUT
-def trust(minimum_quorum: int | None, out: Path | None, **named: Any) -> None:
+def trust(
+    minimum_quorum: int | None,
+    draw: str,
+    weight_ratio: float,
+    out: Path | None,
+    **named: Any,
+) -> None:
     """Write the trust file of a deployment, from its owner's own files.
 
     It accepts exactly the plan in PLAN_DIR, these scenarios and policy, and this
-    release of the package. Callers check receipts with it, and whom they talk to.
+    release of the package; a referee's word, where one of the scenarios does. Callers check receipts with it, and whom they talk to.
 
     PLAN_DIR is the folder as it is deployed: if it is sealed, a deployment of the same
     plan in plain is not accepted, nor the other way round.
     """
-    write_out(out, _trust_file(Owned.read(**named), minimum_quorum))
+    owned = Owned.read(**named)
+    write_out(out, _trust_file(owned, minimum_quorum, draw, weight_ratio))
 
 
-def _trust_file(owned: Owned, minimum_quorum: int | None) -> str:
+def _trust_file(
+    owned: Owned, minimum_quorum: int | None, draw: str, weight_ratio: float
+) -> str:
     from bentoml_secure.attestation.key_document import package_digest
+    from bentoml_secure.receipts.draw import Drawn
     from bentoml_secure.receipts.trust import write_trust
 
     scenarios = owned.configuration.scenarios
-    least = scenarios.by_name[scenarios.minimum]
+    offered, least = scenarios.by_name, scenarios.by_name[scenarios.minimum]
     served = {
         name: scenario.digest
-        for name, scenario in scenarios.by_name.items()
+        for name, scenario in offered.items()
         if not scenario.weaker_than(least)
     }
     return write_trust(
@@ -70,4 +94,7 @@ def _trust_file(owned: Owned, minimum_quorum: int | None) -> str:
         policy=owned.policy,
         minimum_quorum=minimum_quorum or least.quorum,
         independence=least.independence,
+        draw=Drawn(draw),
+        referee=any(offered[name].referee for name in served),
+        weight_ratio=weight_ratio,
     )

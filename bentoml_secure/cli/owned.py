@@ -48,6 +48,11 @@ _OPTIONS = (
         help="Of each segment, as the service is deployed.",
     ),
     click.option(
+        "--referees",
+        is_flag=True,
+        help="Each segment has a referee beside them.",
+    ),
+    click.option(
         "--signer",
         type=FILE,
         metavar="PEM",
@@ -85,6 +90,7 @@ class Owned:
         policy: Path,
         service: str,
         replicas: int,
+        referees: bool,
         signer: Path | None,
         *,
         sealed: bool | None = None,
@@ -97,6 +103,7 @@ class Owned:
             policy: The service's appraisal policy.
             service: Name of the entry service.
             replicas: Of each segment.
+            referees: Whether each segment has a referee.
             signer: The key whose model signature is demanded.
             sealed: Whether weights are deployed sealed; None: as in the folder.
 
@@ -130,6 +137,7 @@ class Owned:
         configuration = Configuration(
             service=service,
             replicas=replicas,
+            referees=referees,
             segments=len(plan.segments),
             scenarios=offered,
             policy=judging.to_json(),

@@ -14,6 +14,7 @@ from bentoml_secure.attestation.appraisal import parse_policy
 from bentoml_secure.attestation.key_document import package_digest
 from bentoml_secure.digest import canonical_json
 from bentoml_secure.keys.model_signing import signer_digest
+from bentoml_secure.receipts.draw import Drawn
 from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.scenario import Configuration, Independence, parse_scenarios
 from bentoml_secure.testing.deployment import make_plan
@@ -104,6 +105,32 @@ def test_trust_holds_the_digests_of_the_deployment(run: Run, owned: Path) -> Non
     assert trust.scenarios == {
         name: scenarios.by_name[name].digest for name in ("critical", "general")
     }
+
+
+def test_trust_knows_of_referees_and_takes_their_word_where_a_scenario_does(
+    run: Run, owned: Path
+) -> None:
+    ruled = SCENARIOS.replace("[critical]", "[critical]\nreferee = true\n", 1)
+    (owned / "scenarios.toml").write_text(ruled)
+    # The minimum lets no referee decide: one that does is below it.
+    assert not parse_trust(
+        run(*trust_arguments(owned, "--referees")).stdout.encode()
+    ).referee
+    refused = run(*trust_arguments(owned))
+    assert refused.exit_code == 2
+    assert "the service has none" in refused.stderr
+    general = SCENARIOS.replace("[general]", "[general]\nreferee = true\n", 1)
+    (owned / "scenarios.toml").write_text(general)
+    trust = parse_trust(run(*trust_arguments(owned, "--referees")).stdout.encode())
+    assert trust.referee
+
+
+def test_trust_may_demand_more_of_the_draw(run: Run, owned: Path) -> None:
+    trust = parse_trust(run(*trust_arguments(owned)).stdout.encode())
+    assert (trust.draw, trust.weight_ratio) == (Drawn.ASSERTED, 200.0)
+    rest = ("--draw", "committed", "--weight-ratio", "4")
+    trust = parse_trust(run(*trust_arguments(owned, *rest)).stdout.encode())
+    assert (trust.draw, trust.weight_ratio) == (Drawn.COMMITTED, 4.0)
 
 
 def test_trust_tells_a_sealed_deployment_and_a_signed_one(
