@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -180,6 +181,8 @@ def measure(
 
 def main() -> None:
     """Run all; print the figures, and write the page."""
+    # As by the keyboard: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the figures")
     parser.add_argument("--requests", type=int, default=200, help="of each cheat")

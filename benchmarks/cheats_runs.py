@@ -12,6 +12,9 @@ from bentoml_secure.testing.cheats import NOISE
 
 Say = Callable[[str], None]
 
+BLOCK = 72
+"""Requests between which reputations are forgotten: six of each seat."""
+
 NOISE_STEPS = 8
 NOISE_RANGE = (0.25, 4.0)
 NOISE_REQUESTS = 3
@@ -54,12 +57,15 @@ def run_cheat(
         requests: How many count; each replica cheats once before, to have loaded what
             it cheats with.
     """
+    stage.forget()
     for seat in stage.seats[:requests]:
         with stage.cheating(seat, cheat):
             questioner.ask()
     tolerance = stage.plan.segments[-1].tolerance
     detected = named = wrong = refused = 0
     for number in range(requests):
+        if number % BLOCK == BLOCK - 1:
+            stage.forget()
         seat = stage.seats[number % len(stage.seats)]
         with stage.cheating(seat, cheat):
             asked = questioner.ask()
@@ -186,6 +192,7 @@ def find_noise(stage: Stage, questioner: Questioner, segment: int) -> NoiseRun:
     missed, caught = NOISE_RANGE
     served = 0.0
     for _ in range(NOISE_STEPS):
+        stage.forget()
         size = (missed * caught) ** 0.5
         with stage.cheating(seat, f"{NOISE}{size!r}"):
             answers = [questioner.ask() for _ in range(NOISE_REQUESTS)]

@@ -24,6 +24,7 @@ import httpx
 from bentoml_secure.attestation.dev_root import POLICY, create_dev_root
 from bentoml_secure.cli import main as command_line
 from bentoml_secure.split import Plan, load_plan
+from examples.diagnosis.commands import printed
 from examples.diagnosis.processes import serve
 from examples.encoder.prepare import PLAN
 
@@ -35,6 +36,9 @@ CHEATS_FOLDER = "ENCODER_CHEATS"
 """As that module has it, which cannot be imported before there is a plan."""
 START_SECONDS = 180.0
 STOP_SECONDS = 20.0
+HOME = "home"
+FORGETTING_SECONDS = 1.5
+"""Within which a running entry follows its ledger, which it reads twice a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,18 @@ class Stage:
         finally:
             file.unlink()
 
+    def forget(self) -> None:
+        """Make every replica of ``serve_cheating`` a newcomer again.
+
+        Eight dissents in a row end a replica's vote: who cheats over and over would be
+        asked no more, and neither would those who took turns with it.
+        """
+        store = self.folder / HOME / "bentoml_secure" / "encoder.reputation.sqlite"
+        code, output = printed("reputation", "reset", "--all", "--store", store)
+        if code:
+            raise RuntimeError(output)
+        time.sleep(FORGETTING_SECONDS)
+
     def environment(self, home: str) -> dict[str, str]:
         """Return what a process's environment has beside this one's."""
         return {
@@ -131,8 +147,8 @@ def make_stage(folder: Path, models: Path) -> Stage:
 @contextmanager
 def serve_cheating(stage: Stage) -> Iterator[str]:
     """Run ``bentoml serve``: an entry and twelve runners; yield the entry's URL."""
-    environment = stage.environment("home")
-    (stage.folder / "home").mkdir()
+    environment = stage.environment(HOME)
+    (stage.folder / HOME).mkdir()
     log = stage.folder / "serve.log"
     with serve(
         CHEATING, project=stage.folder, environment=environment, log=log
