@@ -27,8 +27,8 @@ class CheatRun:
     Attributes:
         cheat: Its name.
         requests: Asked while some replica did it, each seat in turn.
-        detected: With any dissenter or absent replica in the receipt.
-        named: With exactly the cheat as dissenter, and nobody absent.
+        detected: With any dissenter in the receipt.
+        named: With exactly the cheat as dissenter, of its segment.
         wrong: Answers further from the whole model's than the last segment's tolerance.
         refused: Without an answer.
     """
@@ -69,7 +69,7 @@ def run_cheat(
         seat = stage.seats[number % len(stage.seats)]
         with stage.cheating(seat, cheat):
             asked = questioner.ask()
-        detected += bool(asked.named or asked.absent)
+        detected += bool(asked.named)
         named += is_named(asked, seat)
         wrong += _is_wrong(asked, tolerance)
         refused += asked.refused
@@ -85,7 +85,7 @@ def run_cheat(
 
 def is_named(asked: Asked, seat: Seat) -> bool:
     """Tell whether a receipt names exactly this replica."""
-    return asked.named == {(seat.segment, seat.name)} and not asked.absent
+    return asked.named == {(seat.segment, seat.name)}
 
 
 def _is_wrong(asked: Asked, tolerance: float) -> bool:
