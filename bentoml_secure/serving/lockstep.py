@@ -296,9 +296,12 @@ class Lockstep:
         # Passed over because its voice had a seat: its evidence has to show that.
         seats = [member.replica for member in agreed.tally.committee]
         skips = {skip.replica for skip in agreed.skips}
-        reached = bench.order[: max(map(bench.order.index, seats))]
-        for name in reached:
-            if name not in seats and name not in skips:
+        last = max(map(bench.order.index, seats))
+        if len({bench.members[name].voice for name in seats}) < len(seats):
+            # A second seat for a voice is given when all have been considered.
+            last = len(bench.order)
+        for name in bench.order[:last]:
+            if name in found and name not in seats and name not in skips:
                 context.pinned.setdefault(name, found[name])
 
     def _segment_record(
