@@ -26,7 +26,6 @@ from bentoml_secure.tensors import Array, as_bytes, canonical
 
 CONFIDENCE = 0.95
 MARGIN = 8.0
-MIN_INPUTS = 64
 
 Answer = Mapping[str, Array]
 Distance = Callable[[Answer, Answer], float | None]

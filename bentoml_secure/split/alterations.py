@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.split.altered_weights import (
     NotApplicableError,
     bf16,
@@ -34,6 +34,8 @@ from bentoml_secure.split.protos import inner_graphs
 from bentoml_secure.split.skipped_layer import skipped_layer
 
 SCALE = 1.01
+# What ONNX's and numpy's readers of tensors raise on bytes that do not fit.
+_UNREADABLE = (IndexError, KeyError, OverflowError, TypeError, ValueError)
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 __all__ = ["ALTERATIONS", "NotApplicableError", "SCALE", "alter", "scaled"]
@@ -116,6 +118,7 @@ def alter(name: str, model: ModelProto) -> ModelProto:
 
     Raises:
         ConfigurationError: No such alteration, or weights outside the model.
+        MalformedInputError: A weight whose bytes are not what it says.
         NotApplicableError: The segment has nothing that it could change.
     """
     if name not in ALTERATIONS:
@@ -123,4 +126,9 @@ def alter(name: str, model: ModelProto) -> ModelProto:
             f"alteration: got {name!r:.60}, want one of {', '.join(ALTERATIONS)}"
         )
     require_inline(model)
-    return ALTERATIONS[name](model)
+    try:
+        return ALTERATIONS[name](model)
+    except _UNREADABLE as error:
+        raise MalformedInputError(
+            f"{name}: a weight is not in order: {error}"
+        ) from error

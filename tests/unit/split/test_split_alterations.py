@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,12 +13,18 @@ import torch
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx import helper as make
 
-from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    VerificationError,
+)
+from bentoml_secure.split import inline_segment, inlining, split_onnx
 from bentoml_secure.split.alterations import (
     ALTERATIONS,
     NotApplicableError,
     alter,
 )
+from bentoml_secure.split.honest_runs import contents_of
 from bentoml_secure.split.runtime import GraphLevel, session_options
 from bentoml_secure.split.trial import distance
 from bentoml_secure.tensors import Array
@@ -310,6 +317,46 @@ def test_what_a_segment_has_not_is_said(
 def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="want one of fp16"):
         alter("fp8", chain(1))
+
+
+@pytest.mark.parametrize("name", ["fp16", "int4", "one-weight"])
+def test_a_weight_that_is_not_what_it_says_is_malformed(name: str) -> None:
+    honest = chain(1)
+    honest.graph.initializer[0].raw_data += b"more"
+    with pytest.raises(MalformedInputError, match=f"{name}: a weight is not in order"):
+        alter(name, honest)
+
+
+def test_segments_are_taken_whole(tmp_path: Path) -> None:
+    path = models.exported("mlp")
+    plan = split_onnx(path, tmp_path / "plan", segments=1, inline_bytes=64)
+    (segment,) = plan.segments
+    contents = contents_of(tmp_path / "plan", segment)
+    assert len(contents) == 2
+    whole = inline_segment(segment, contents)
+    inputs = models.sample("mlp")
+    want, got = outputs_of(onnx.load(path), inputs), outputs_of(whole, inputs)
+    assert distance(want[0], got[0]) == 0
+    assert differing(whole, alter("int8", whole))
+    (data,) = {path: data for path, data in contents.items() if path != segment.file}
+    contents[data] = contents[data][:-1]
+    with pytest.raises(MalformedInputError, match="got bytes"):
+        inline_segment(segment, contents)
+    with pytest.raises(VerificationError, match="which the plan does not list"):
+        inline_segment(segment, {segment.file: contents[segment.file]})
+
+
+def test_a_segment_that_is_no_one_message_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = split_onnx(
+        models.exported("mlp"), tmp_path / "plan", segments=1, inline_bytes=64
+    )
+    contents = contents_of(tmp_path / "plan", plan.segments[0])
+    monkeypatch.setattr(inlining, "MAX_PROTO_BYTES", 5000)
+    with pytest.raises(MalformedInputError, match="more than one ONNX message") as e:
+        inline_segment(plan.segments[0], contents)
+    assert "more segments" in e.value.remedy
 
 
 def test_external_data_are_refused() -> None:
