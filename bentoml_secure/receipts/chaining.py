@@ -62,13 +62,16 @@ def judge_chains(
     for chain in chains:
         for index, name in enumerate(chain):
             round_ = _round(judgement, infer, index, record.tally, inputs)
-            asked = chain[-1] in voters or chain[-1] in record.tally.pending
+            # One that is still out may not have come further than its first replica.
+            begun = chain[-1] in record.tally.pending and index == 0
+            asked = chain[-1] in voters or begun
             judge_place(judgement, round_, name, where, asked=asked)
         if chain[-1] in voters:
             made = _follow(judgement, infer, chain, inputs, record)
             if made is not None:
                 known[chain[-1]] = made
-                said = tuple((name, made[name]) for name in outputs)
+                # One may be an input that the receipt leaves out: that is a finding.
+                said = tuple((n, made[n]) for n in outputs if n in made)
                 votes.append(Vote(replica=chain[-1], commitments=said))
     _judge_statements(judgement, chains, voters, record, where)
     _judge_tally(judgement, infer, record, votes, chains, where)
@@ -77,9 +80,21 @@ def judge_chains(
         report.add(f"{where} medoid", "no chain that verifies", "the answer served")
         return {}
     for index in range(len(judgement.case.bundle.plan.segments)):
-        round_ = _round(judgement, infer, index, record.tally, agreed)
+        replicas = {chain[-1]: chain[index] for chain in chains}
+        tally = _of_replicas(record.tally, replicas)
+        round_ = _round(judgement, infer, index, tally, agreed)
         judgement.rounds[infer, index] = round_
     return agreed
+
+
+def _of_replicas(tally: Tally, replicas: Mapping[str, str]) -> Tally:
+    """Return the tally with a segment's replicas in place of their chains' names.
+
+    Whose evidence counts as a voice is that of who ran the segment.
+    """
+    members = [replace(m, replica=replicas[m.replica]) for m in tally.committee]
+    agree = tuple(replicas[name] for name in tally.clique if name in replicas)
+    return replace(tally, committee=tuple(members), clique=agree)
 
 
 def _judge_draw(
@@ -90,7 +105,8 @@ def _judge_draw(
         return None
     names = [sorted(topology.replica_names(i)) for i in range(topology.segments)]
     got = [sorted(row) for row in record.weights]
-    if got != names or len(record.statements) != len(names):
+    lengths = {len(names), len(record.statements), len(case.bundle.plan.segments)}
+    if got != names or len(lengths) > 1:
         report.add(f"{where} candidates", got, "the replicas of every segment")
         return None
     for index, row in enumerate(record.weights):

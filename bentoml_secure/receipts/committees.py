@@ -54,8 +54,9 @@ def judge_committee(
     for name in sorted({m.replica for m in round_.tally.committee} | asked):
         judge_place(judgement, round_, name, where, asked=name in asked)
     seats = {member.replica for member in round_.tally.committee}
-    if odd := sorted(set(record.unused) & seats):
-        judgement.report.add(f"{where} unused", odd[0], "nobody who has a seat")
+    # Candidates without a seat, each once and by name.
+    fit = sorted({*record.unused} & record.weights.keys() - seats)
+    judgement.report.require(f"{where} unused", _listed(record.unused), _listed(fit))
 
 
 def judge_place(
@@ -174,9 +175,12 @@ def _judge_shares(
     judgement: Judgement, round_: Round, record: SegmentRecord, where: str
 ) -> None:
     scenario = judgement.case.bundle.scenario
+    if candidate_faults(_candidates(record)):
+        # Weights that nothing can be drawn with have their finding, and no shares.
+        return
     got = {member.replica: member.weight for member in round_.tally.committee}
     drawn = {name: record.weights[name] for name in got if name in record.weights}
-    if drawn.keys() != got.keys() or any(weight <= 0 for weight in drawn.values()):
+    if drawn.keys() != got.keys():
         judgement.report.add(f"{where} weights", _listed(sorted(drawn)), _listed(got))
         return
     voices = {n: voice_of(judgement, n, scenario.independence) for n in got}

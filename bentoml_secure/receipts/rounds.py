@@ -13,7 +13,8 @@ For every ``infer``, and every segment in the plan's order:
        segment's referee ruled                                (``rulings``)
     6. the model's outputs are what their segments agreed on
     7. independence: the agreeing replicas are a quorum of platforms, or of vendors, as
-       their evidence says, where the scenario or the trust file asks for that
+       their evidence says, where the scenario or the trust file asks for that and no
+       referee ruled
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ def judge_rounds(judgement: Judgement) -> None:
         referees = map(case.topology.referee_name, range(case.topology.segments))
         involved |= {name for name in referees if name is not None}
     asked = {case.bundle.scenario.independence, case.trust.independence}
-    for round_ in judgement.rounds.values():
+    # Nobody is counted where a referee's word stands in for a quorum.
+    ruled = {(entry["infer"], entry["segment"]) for entry in judgement.report.ruled}
+    for place in sorted(judgement.rounds.keys() - ruled):
         for independence in sorted(asked - {Independence.NONE}):
-            _require_independent(judgement, round_, independence)
+            _require_independent(judgement, judgement.rounds[place], independence)
     if extra := sorted(case.parties.keys() - involved):
         judgement.report.add("parties", extra[0], "only the entry and who was asked")
 

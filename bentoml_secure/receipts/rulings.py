@@ -4,7 +4,7 @@
 2. it is the segment's own, a party, and may run the segment by its evidence
 3. its statement is a vote of this round, over the same inputs
 4. the tally was not accepted; every group of it has a distance from the ruling,
-asserted by the entry, and 0 where the commitments are the same
+   asserted by the entry, and 0 where the commitments are the same
 """
 
 from __future__ import annotations
