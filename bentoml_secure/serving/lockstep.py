@@ -303,6 +303,9 @@ class Lockstep:
         for name in bench.order[:last]:
             if name in found and name not in seats and name not in skips:
                 context.pinned.setdefault(name, found[name])
+        # Given up before its ask began, a spare has pinned nothing by itself.
+        for name in (*agreed.unused, *agreed.tally.pending):
+            context.pinned.setdefault(name, found[name])
 
     def _segment_record(
         self, segment_index: int, bench: Bench, agreed: Round[Made]
