@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import secrets
 from collections.abc import Callable, Sequence
@@ -40,11 +41,12 @@ from bentoml_secure.serving.exchange import (
     Outgoing,
     encode_reveal,
 )
-from bentoml_secure.serving.held import HeldAnswers
+from bentoml_secure.serving.held import Held, HeldAnswers
 from bentoml_secure.serving.http1 import ConnectionLostError
 from bentoml_secure.serving.peers import Peer
+from bentoml_secure.serving.readers import RequestReader, ResponseReader
 from bentoml_secure.serving.runner import RunnerCore
-from bentoml_secure.serving.sealed import REVEAL, SealedReveal
+from bentoml_secure.serving.sealed import INFER, REVEAL, SealedExchange, SealedReveal
 from bentoml_secure.session.bodies import SealedCall
 from bentoml_secure.session.keys import Session
 from bentoml_secure.signing import sign
@@ -60,6 +62,7 @@ from tests.unit.serving.serving_parts import (
 from tests.unit.serving.test_serving_channel import locally, over_http
 
 LONG = 30.0
+KEEPERS = (RequestReader, ResponseReader, Held, Outgoing)
 
 
 @pytest.fixture
@@ -112,6 +115,49 @@ async def test_a_commitment_then_the_answer(
     statement = verify_statement(parse_statement_envelope(opening.statement), key)
     assert statement.outputs == outputs
     assert (batch == 20_000) == (Outgoing.of(expected).total_bytes > CHUNK_BYTES)
+
+
+@WAYS
+@SEALS
+async def test_tensors_go_once_they_are_revealed(
+    ground: Ground, plain: Ground, way: type, sealed: bool
+) -> None:
+    ground = ground if sealed else plain
+    specs = ground.plan.segments[0].outputs
+    async with way(ground.core(0)) as (channel, _):
+        opened = await ground.session(channel)
+        session = opened if sealed else None
+
+        async def once() -> None:
+            exchange = committing(ground)
+            await channel.commit(exchange, x(20_000), session)
+            await channel.reveal(exchange, specs, session)
+
+        await once()
+        # Not when the collector comes by: whatever many requests read would wait.
+        gc.collect()
+        gc.disable()
+        try:
+            await once()
+            # The thread that made commitments lets go of them a moment later.
+            await asyncio.sleep(0.1)
+            left = [type(o) for o in gc.get_objects() if issubclass(type(o), KEEPERS)]
+        finally:
+            gc.enable()
+        assert left == []
+
+
+async def test_a_sealed_exchange_that_ends_early_is_refused(ground: Ground) -> None:
+    core = ground.core(0)
+    session = await ground.session(LocalChannel(core))
+    for sealed in (SealedExchange, SealedReveal):
+        operation = REVEAL if sealed is SealedReveal else INFER
+        body = SealedCall.begin(session, operation).seal((b"",), (0,))
+        request = sealed(core, body.length)
+        for piece in body.pieces:
+            request.feed(piece)
+        with pytest.raises(MalformedInputError, match=r"ended early|not valid JSON"):
+            await request.answer()
 
 
 @WAYS
