@@ -7,69 +7,56 @@ statements and tallies. A draft is not signed yet: change what you like with
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 
 import numpy as np
 
 from bentoml_secure.attestation.evidence import EvidenceRecord
-from bentoml_secure.consensus.committee import Candidate, draw_order, seed
-from bentoml_secure.consensus.quorum import Absence, Member, Tally, Vote, decide
-from bentoml_secure.consensus.rules import load_rule
-from bentoml_secure.digest import Digest, commit_body, derive_salt, digest_bytes
+from bentoml_secure.audit.recompute import Recomputation
+from bentoml_secure.audit.sampling import audited
+from bentoml_secure.digest import commit_body, digest_bytes
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.draw import Commitment, commit_draw
 from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
-    LateAnswer,
     LateRound,
     LateVotes,
     issue_late_votes,
+)
+from bentoml_secure.receipts.localisation import (
+    LOCALISATION,
+    Localisation,
+    Place,
+    issue_localisation,
+    localisation_due,
 )
 from bentoml_secure.receipts.receipt import (
     CALLER,
     SEALED,
     Draw,
     InferRecord,
-    Party,
     Receipt,
     RequiredAttachment,
     SegmentRecord,
-    derive_request_id,
     issue,
 )
+from bentoml_secure.scenario import Mode
 from bentoml_secure.signing import Envelope, SigningKey
-from bentoml_secure.statements import Statement, format_time, sign_statement
-from bentoml_secure.tensors import Array, commit
+from bentoml_secure.statements import format_time
+from bentoml_secure.tensors import Array
+from bentoml_secure.testing.chains import run_chains
 from bentoml_secure.testing.deployment import (
     EVIDENCE_AGE,
     Deployment,
     Process,
     build_deployment,
 )
+from bentoml_secure.testing.request import Behaviour, Request, SaltOf, draw_bytes
+from bentoml_secure.testing.rounds import run_round
 
-SaltOf = Callable[[int, str, str], bytes]
-"""(infer index, purpose, name) to the 32 bytes that the commitment is made with."""
-
-
-class Behaviour(StrEnum):
-    """What a replica does with one exchange."""
-
-    HONEST = "honest"
-    NEAR = "near"  # within the tolerance, other bits
-    LIAR = "liar"
-    ABSENT = "absent"
-    LATE = "late"  # honest, after the decision
-    LATE_LIAR = "late-liar"
-    LOST = "lost"  # pending at the decision, and never came
-
-
-_RULE = load_rule("within_tolerance")
-_VOTING = {Behaviour.HONEST, Behaviour.NEAR, Behaviour.LIAR}
-_SHIFT = {Behaviour.NEAR: 1e-6, Behaviour.LIAR: 0.5, Behaviour.LATE_LIAR: 0.5}
+__all__ = ["Behaviour", "Draft", "build_bundle", "build_draft"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +67,7 @@ class Draft:
         deployment: Whose.
         receipt: What will be signed.
         late: What the attachment will say, by (infer index, segment index).
+        faults: What the localisation will say, by infer index and chain.
         evidence: Of every party.
         salt: The request's root salt, 32 bytes.
         request: Body.
@@ -91,6 +79,7 @@ class Draft:
     deployment: Deployment
     receipt: Receipt
     late: Mapping[tuple[int, int], LateRound]
+    faults: Mapping[Place, tuple[Recomputation, ...]] = field(default_factory=dict)
     evidence: tuple[EvidenceRecord, ...]
     salt: bytes
     request: bytes
@@ -99,22 +88,30 @@ class Draft:
     outputs: Mapping[str, Array]
 
     def bundle(self, *, key: SigningKey | None = None, attach: bool = True) -> Bundle:
-        """Sign the receipt and its late votes, and return the whole bundle.
+        """Sign the receipt, its late votes and localisation; return the whole bundle.
 
         Args:
             key: Signs in place of the entry.
-            attach: Whether the late votes are there, if any are due.
+            attach: Whether those attachments are there, if any are due.
         """
         deployment = self.deployment
         key = key or deployment.entry.signing
         envelope = issue(self.receipt, key)
+        due = {due.kind for due in self.receipt.attachments} if attach else set()
         attachments: tuple[Envelope, ...] = ()
-        if attach and LATE_VOTES in {due.kind for due in self.receipt.attachments}:
-            attachments = (issue_late_votes(self.late_votes(envelope), key),)
+        if LATE_VOTES in due:
+            attachments += (issue_late_votes(self.late_votes(envelope), key),)
+        if LOCALISATION in due:
+            attachments += (issue_localisation(self.localisation(envelope), key),)
+        named = {party.name for party in self.receipt.parties}
         return Bundle(
             receipt=envelope,
             attachments=attachments,
-            key_documents=tuple(p.document for p in deployment.processes),
+            key_documents=tuple(
+                process.document
+                for process in deployment.processes
+                if process.name in named or process not in deployment.referees
+            ),
             evidence=self.evidence,
             plan=deployment.plan,
             scenario=deployment.scenario,
@@ -130,11 +127,22 @@ class Draft:
             rounds=self.late,
         )
 
+    def localisation(self, receipt: Envelope) -> Localisation:
+        """Return what was found of a signed receipt's dissenting chains."""
+        return Localisation(
+            receipt_id=self.receipt.receipt_id,
+            receipt_digest=receipt.payload_digest,
+            issued_at=format_time(self.deployment.now + timedelta(seconds=2)),
+            chains=self.faults,
+        )
+
 
 def build_draft(
     deployment: Deployment,
     *,
     behaviours: Mapping[tuple[int, int, int], Behaviour] | None = None,
+    referees: Mapping[tuple[int, int], Behaviour] | None = None,
+    weights: Mapping[str, float] | None = None,
     infers: int = 1,
     label: str = "a request",
     request: bytes = b'{"features": [[1.0, 2.0, 3.0, 4.0]]}',
@@ -150,8 +158,10 @@ def build_draft(
     Args:
         deployment: Of ``build_deployment``.
         behaviours: By (infer, segment, replica); honest where left out.
+        referees: By (infer, segment); honest where left out.
+        weights: Of replicas by name; 1 where left out.
         infers: Runs of the chain.
-        label: Nonces, salt and exchange ids follow from it.
+        label: Nonces, salt and exchange ids follow from it, and who is drawn.
         request: Body.
         response: Body.
         inputs: Of every ``infer``; made up by default.
@@ -163,39 +173,33 @@ def build_draft(
     Raises:
         ValueError: No quorum: there is no receipt to draft.
     """
-    run = _Request(
-        deployment, label, behaviours or {}, salt_of, heads_counted, r, committed
+    asked = Request(
+        deployment=deployment,
+        label=label,
+        behaviours=behaviours or {},
+        referees=referees or {},
+        weights=weights or {},
+        salts=salt_of,
+        heads_counted=heads_counted,
+        r=r or draw_bytes(label, "r", 32),
     )
     tensors: Mapping[str, Array] = inputs or {
         "x": np.arange(1, 5, dtype=np.float32).reshape(1, 4)
     }
-    runs = [run.infer(index, tensors) for index in range(infers)]
-    parties, evidence = zip(
-        *(
-            process.party(
-                _bytes(label, f"nonce {process.name}", 32),
-                deployment.now - EVIDENCE_AGE,
-            )
-            for process in deployment.processes
-        ),
-        strict=True,
-    )
-    receipt = run.receipt(
-        parties=parties,
-        request=commit_body(run.salt_of(0, "body", "request"), request),
-        response=commit_body(run.salt_of(0, "body", "response"), response),
-        infers=tuple(record for record, _ in runs),
-    )
+    run = _Run(asked)
+    outputs = [run.infer(index, tensors) for index in range(infers)]
+    receipt, evidence = run.receipt(request, response, committed=committed)
     return Draft(
         deployment=deployment,
         receipt=receipt,
         late=run.late,
+        faults=run.faults,
         evidence=evidence,
-        salt=run.salt,
+        salt=asked.root_salt,
         request=request,
         response=response,
         inputs=tensors,
-        outputs=runs[0][1],
+        outputs=outputs[0],
     )
 
 
@@ -212,74 +216,70 @@ def build_bundle(
     return draft.bundle()
 
 
-class _Request:
-    """One request on its way through the segments."""
+class _Run:
+    """What the entry keeps of one request while it runs."""
 
-    def __init__(
-        self,
-        deployment: Deployment,
-        label: str,
-        behaviours: Mapping[tuple[int, int, int], Behaviour],
-        salt_of: SaltOf | None,
-        heads_counted: bool,
-        r: bytes | None,
-        committed: bool,
-    ) -> None:
-        self.deployment = deployment
-        self.behaviours = behaviours
-        self.nonce = _bytes(label, "client nonce", 32)
-        self.salt = _bytes(label, "root salt", 32)
-        self.r = r or _bytes(label, "r", 32)
-        self.request_id = derive_request_id(self.r, self.nonce)
-        self.salt_of = salt_of or self._derive
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.records: list[InferRecord] = []
         self.late: dict[tuple[int, int], LateRound] = {}
-        self._label = label
-        self._heads_counted = heads_counted
-        self._committed = committed
+        self.faults: dict[Place, tuple[Recomputation, ...]] = {}
 
-    def _signed(self) -> Envelope:
-        entry = self.deployment.entry
-        nonce = _bytes(self._label, f"nonce {entry.name}", 32)
-        return commit_draw(
-            entry.signing,
-            Commitment(
-                commitment=digest_bytes(self.r),
-                key_document=entry.document.digest,
-                evidence_nonce=nonce.hex(),
-            ),
+    def infer(self, index: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the plan as the scenario has it, and return its outputs."""
+        request, chains = self.request, None
+        plan, scenario = request.deployment.plan, request.deployment.scenario
+        segments: tuple[SegmentRecord, ...] = ()
+        if scenario.mode is Mode.END_TO_END:
+            chains = run_chains(request, index, inputs)
+        if chains is None:
+            segments, known = self._lockstep(index, inputs)
+        else:
+            known = dict(chains.known)
+            for name, faults in chains.faults.items():
+                self.faults[index, name] = faults
+        outputs = {spec.name: known[spec.name] for spec in plan.outputs}
+        self.records.append(
+            InferRecord(
+                index=index,
+                inputs=request.commit(index, inputs),
+                outputs=request.commit(index, outputs),
+                segments=segments,
+                chains=None if chains is None else chains.record,
+            )
         )
+        return outputs
 
-    def _voice(self, name: str) -> str:
-        return name if self._heads_counted else self.deployment.voice(name)
-
-    def _derive(self, infer: int, purpose: str, name: str) -> bytes:
-        return derive_salt(
-            self.salt,
-            request_id=self.request_id,
-            infer_index=infer,
-            purpose=purpose,
-            name=name,
-        )
-
-    def commit(self, infer: int, tensors: Mapping[str, Array]) -> dict[str, Digest]:
-        salts = {name: self.salt_of(infer, "tensor", name) for name in tensors}
-        return commit(tensors, salts)
+    def _lockstep(
+        self, index: int, inputs: Mapping[str, Array]
+    ) -> tuple[tuple[SegmentRecord, ...], dict[str, Array]]:
+        known, records = dict(inputs), []
+        for number, segment in enumerate(self.request.deployment.plan.segments):
+            given = {spec.name: known[spec.name] for spec in segment.inputs}
+            ran = run_round(self.request, index, number, given)
+            if ran.late is not None:
+                self.late[index, number] = ran.late
+            records.append(ran.record)
+            known.update(ran.agreed)
+        return tuple(records), known
 
     def receipt(
-        self,
-        *,
-        parties: tuple[Party, ...],
-        request: Digest,
-        response: Digest,
-        infers: tuple[InferRecord, ...],
-    ) -> Receipt:
-        deployment = self.deployment
-        issued = deployment.now + timedelta(seconds=1)
-        due = RequiredAttachment(
-            kind=LATE_VOTES, deadline=format_time(issued + timedelta(seconds=5))
+        self, request: bytes, response: bytes, *, committed: bool
+    ) -> tuple[Receipt, tuple[EvidenceRecord, ...]]:
+        """Return the receipt, and the evidence of its parties."""
+        asked, deployment = self.request, self.request.deployment
+        parties, evidence = zip(
+            *(
+                process.party(
+                    draw_bytes(asked.label, f"nonce {process.name}", 32),
+                    deployment.now - EVIDENCE_AGE,
+                )
+                for process in self._processes()
+            ),
+            strict=True,
         )
-        return Receipt(
-            receipt_id=self.request_id.hex(),
+        receipt = Receipt(
+            receipt_id=asked.request_id.hex(),
             service=deployment.entry.name,
             api="/diagnose",
             status=200,
@@ -287,151 +287,60 @@ class _Request:
             scenario_digest=deployment.scenario.digest,
             plan_digest=deployment.plan.digest,
             config_digest=deployment.config_digest,
-            client_nonce=self.nonce.hex(),
+            client_nonce=asked.nonce.hex(),
             nonce_drawn_by=CALLER,
             salt_drawn_by=CALLER,
             first_hop=SEALED,
-            draw=Draw.of(self.r, self._signed() if self._committed else None),
+            draw=Draw.of(asked.r, self._draw() if committed else None),
             parties=parties,
-            request=request,
-            response=response,
-            infers=infers,
-            attachments=(due,) if self.late else (),
+            request=commit_body(asked.salt_of(0, "body", "request"), request),
+            response=commit_body(asked.salt_of(0, "body", "response"), response),
+            infers=tuple(self.records),
+            attachments=self._due(),
             started_at=format_time(deployment.now),
-            issued_at=format_time(issued),
+            issued_at=format_time(deployment.now + timedelta(seconds=1)),
+        )
+        return receipt, evidence
+
+    def _due(self) -> tuple[RequiredAttachment, ...]:
+        scenario = self.request.deployment.scenario
+        located = localisation_due(self.records, scenario)
+        issued = self.request.deployment.now + timedelta(seconds=1)
+        return tuple(
+            RequiredAttachment(
+                kind=kind, deadline=format_time(issued + timedelta(seconds=5))
+            )
+            for kind, due in ((LATE_VOTES, self.late), (LOCALISATION, located))
+            if due
         )
 
-    def infer(
-        self, index: int, inputs: Mapping[str, Array]
-    ) -> tuple[InferRecord, dict[str, Array]]:
-        """Run the chain; every segment forwards what its replicas agreed on."""
-        plan, known = self.deployment.plan, dict(inputs)
-        records: list[SegmentRecord] = []
-        for number, segment in enumerate(plan.segments):
-            given = {spec.name: known[spec.name] for spec in segment.inputs}
-            record, agreed = self._segment(index, number, given)
-            records.append(record)
-            known.update(agreed)
-        outputs = {spec.name: known[spec.name] for spec in plan.outputs}
-        ran = InferRecord(
-            index=index,
-            inputs=self.commit(index, inputs),
-            outputs=self.commit(index, outputs),
-            segments=tuple(records),
+    def _processes(self) -> tuple[Process, ...]:
+        """Return all but the referees that nobody needs."""
+        deployment = self.request.deployment
+        scenario = deployment.scenario
+        recomputed = localisation_due(self.records, scenario) or audited(
+            self.request.seed, scenario.audit_rate
         )
-        return ran, outputs
-
-    def _segment(
-        self, infer: int, number: int, given: Mapping[str, Array]
-    ) -> tuple[SegmentRecord, Mapping[str, Array]]:
-        segment = self.deployment.plan.segments[number]
-        output = segment.outputs[0].name
-        acting = {
-            runner.name: self.behaviours.get((infer, number, seat), Behaviour.HONEST)
-            for seat, runner in enumerate(self.deployment.runners[number])
+        ruled = {
+            record.referee.replica
+            for infer in self.records
+            for record in infer.segments
+            if record.referee is not None
         }
-        answers = {name: {output: _compute(given, acting[name])} for name in acting}
-        statements = {
-            runner.name: self._statement(
-                runner, infer, number, given, answers[runner.name]
-            )
-            for runner in self.deployment.runners[number]
-        }
-        tally = self._tally(infer, number, acting, answers)
-        if tally.medoid is None:
-            raise ValueError("no quorum: there is no receipt to draft")
-        agreed = answers[tally.medoid]
-        late = [name for name in tally.pending if acting[name] is not Behaviour.LOST]
-        lost = [name for name in tally.pending if acting[name] is Behaviour.LOST]
-        if tally.pending:
-            self.late[infer, number] = LateRound(
-                answers=tuple(
-                    LateAnswer(
-                        replica=name,
-                        statement=statements[name],
-                        distance=_RULE.distance(answers[name], agreed),
-                    )
-                    for name in late
-                ),
-                absent=tuple(
-                    Absence(replica=name, reason="no answer within the grace")
-                    for name in lost
-                ),
-            )
-        record = SegmentRecord(
-            segment=segment.identity,
-            weights=dict.fromkeys(acting, 1.0),
-            tally=tally,
-            statements={n: s for n, s in statements.items() if acting[n] in _VOTING},
-        )
-        return record, agreed
-
-    def _tally(
-        self,
-        infer: int,
-        number: int,
-        acting: Mapping[str, Behaviour],
-        answers: Mapping[str, Mapping[str, Array]],
-    ) -> Tally:
-        votes = [
-            Vote(
-                replica=name,
-                commitments=tuple(sorted(self.commit(infer, answers[name]).items())),
-            )
-            for name, behaviour in acting.items()
-            if behaviour in _VOTING
-        ]
-        order = draw_order(
-            seed(self.r, self.nonce, self.request_id),
-            [Candidate(replica=name) for name in acting],
-            infer_index=infer,
-            segment_index=number,
-        )
-        return decide(
-            [Member(replica=name, voice=self._voice(name)) for name in order],
-            votes,
-            [
-                Absence(replica=name, reason="connection refused")
-                for name, behaviour in acting.items()
-                if behaviour is Behaviour.ABSENT
-            ],
-            quorum=self.deployment.scenario.quorum,
-            tolerance=self.deployment.plan.segments[number].tolerance,
-            distances=lambda a, b: _RULE.distance(answers[a], answers[b]),
+        return tuple(
+            process
+            for process in deployment.processes
+            if process not in deployment.referees or recomputed or process.name in ruled
         )
 
-    def _statement(
-        self,
-        runner: Process,
-        infer: int,
-        number: int,
-        given: Mapping[str, Array],
-        answer: Mapping[str, Array],
-    ) -> Envelope:
-        name = f"exchange {infer} {number} {runner.name}"
-        return sign_statement(
-            runner.signing,
-            Statement(
-                request_id=self.request_id.hex(),
-                nonce=self.nonce.hex(),
-                plan_digest=self.deployment.plan.digest,
-                infer_index=infer,
-                exchange_id=_bytes(self._label, name, 16).hex(),
-                segment=self.deployment.plan.segments[number].identity,
-                key_document=runner.document.digest,
-                inputs=self.commit(infer, given),
-                outputs=self.commit(infer, answer),
-                started_at=format_time(self.deployment.now),
-                ended_at=format_time(self.deployment.now),
+    def _draw(self) -> Envelope:
+        entry = self.request.deployment.entry
+        nonce = draw_bytes(self.request.label, f"nonce {entry.name}", 32)
+        return commit_draw(
+            entry.signing,
+            Commitment(
+                commitment=digest_bytes(self.request.r),
+                key_document=entry.document.digest,
+                evidence_nonce=nonce.hex(),
             ),
         )
-
-
-def _compute(given: Mapping[str, Array], behaviour: Behaviour) -> Array:
-    total = np.sum([array for _, array in sorted(given.items())], axis=0)
-    shift = np.float32(1 + _SHIFT.get(behaviour, 0.0))
-    return np.asarray(total * shift, np.float32)
-
-
-def _bytes(label: str, name: str, length: int) -> bytes:
-    return hashlib.sha256(f"{label}: {name}".encode()).digest()[:length]

@@ -5,12 +5,13 @@ Each function returns a changed draft; ``Draft.bundle`` then signs it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 from bentoml_secure.receipts.receipt import Party, SegmentRecord
 from bentoml_secure.statements import Statement, sign_statement, verify_statement
-from bentoml_secure.testing.deployment import Deployment, Process
+from bentoml_secure.testing.deployment import EVIDENCE_AGE, Deployment, Process
 from bentoml_secure.testing.receipts import Draft, build_draft
 
 
@@ -46,6 +47,17 @@ def with_party(draft: Draft, name: str, **changes: Any) -> Draft:
         for party in draft.receipt.parties
     )
     return with_receipt(draft, parties=parties)
+
+
+def invite(draft: Draft, *guests: Process) -> Draft:
+    """Return the draft with more parties, each with evidence of its own."""
+    drawn_at = draft.deployment.now - EVIDENCE_AGE
+    for guest in guests:
+        nonce = hashlib.sha256(f"nonce {guest.name}".encode()).digest()
+        shown, evidence = guest.party(nonce, drawn_at)
+        draft = replace(draft, evidence=(*draft.evidence, evidence))
+        draft = with_receipt(draft, parties=(*draft.receipt.parties, shown))
+    return draft
 
 
 def party(draft: Draft, name: str) -> Party:

@@ -49,7 +49,7 @@ from bentoml_secure.testing.deployment import (
     build_deployment,
 )
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
-from bentoml_secure.testing.tampering import another, with_receipt, with_tally
+from bentoml_secure.testing.tampering import another, invite, with_receipt, with_tally
 
 WHERE = "audit infer 0 segment 0"
 REFEREE, NEXT = referee_name(SERVICE, 0), referee_name(SERVICE, 1)
@@ -408,7 +408,9 @@ def test_no_receipt_requires_an_audit_that_is_not_drawn(now: datetime) -> None:
 
 def test_referees_are_parties_of_audited_requests_only(now: datetime) -> None:
     made = build_draft(build_deployment(audit_rate=0.0))
-    assert findings(made.bundle(), made, now) == {"parties"}
+    claims(made.bundle(), made, now)
+    invited = invite(made, *made.deployment.referees)
+    assert findings(invited.bundle(), invited, now) == {"parties"}
 
 
 def test_which_receipts_are_due(draft: Draft) -> None:
