@@ -185,21 +185,20 @@ class Bench:
             MalformedInputError: A runtime that makes something else than the plan says.
         """
         segment = self.plan.segments[index]
-        pythons = {run.place.python for run in runs} - {None}
+        others: dict[ForeignPython, list[HonestRun]] = {}
         for run in runs:
-            if run.place.python is None:
+            if run.place.python is not None:
+                others.setdefault(run.place.python, []).append(run)
+            else:
                 loaded = self._open(index, run.place.choice, run.threads)
                 made = [loaded.run(feed) for feed in self._feeds(index, run.batch)]
                 yield run, self._apart(segment, run.batch, made)
-        for python in pythons:
-            there = [run for run in runs if run.place.python is python]
+        for python, there in others.items():
             yield from self._answers_there(index, python, there)
 
     def _answers_there(
-        self, index: int, python: ForeignPython | None, runs: Sequence[HonestRun]
+        self, index: int, python: ForeignPython, runs: Sequence[HonestRun]
     ) -> Iterator[tuple[HonestRun, list[Sample]]]:
-        if python is None:
-            return
         segment = self.plan.segments[index]
         wanted = [
             ForeignRun(
