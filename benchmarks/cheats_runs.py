@@ -16,7 +16,7 @@ BLOCK = 72
 """Requests between which reputations are forgotten: six of each seat."""
 
 NOISE_STEPS = 8
-NOISE_RANGE = (0.25, 4.0)
+NOISE_RANGE = (0.5, 1.9)
 NOISE_REQUESTS = 3
 
 
