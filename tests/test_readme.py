@@ -6,8 +6,10 @@ name; ``console NAME`` are commands. Links between documents lead somewhere.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from bentoml_secure.cli import main
 from bentoml_secure.receipts.bundle import parse_bundle
 from bentoml_secure.receipts.receipt import ENTRY, parse_receipt
+from bentoml_secure.scenario import Configuration, Scenario, parse_scenarios
 from tests.harness import REPOSITORY, Project, Served, free_port, running
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -32,7 +37,13 @@ def blocks(text: str) -> dict[str, tuple[str, str]]:
     return {name: (language, body) for language, name, body in _BLOCK.findall(text)}
 
 
-BLOCKS = blocks((REPOSITORY / "README.md").read_text())
+def without_figures(text: str) -> str:
+    """Return a program's output without what another run measures anew."""
+    return re.sub(r"[0-9a-f]{64}|\d[\d.,]*(e-\d+)?", "0", text)
+
+
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = blocks(README)
 
 
 class QuickStart:
@@ -114,8 +125,7 @@ def test_a_plain_call_gets_a_receipt_too(start: QuickStart, served: Served) -> N
 
 
 def test_quick_start_with_an_onnx_file(start: QuickStart) -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    (command,) = re.findall(r"`(bentoml-secure split [^`]+)`", text)
+    (command,) = re.findall(r"`(bentoml-secure split [^`]+)`", README)
     make = (
         "import torch\n"
         "torch.onnx.export(torch.nn.Sequential(torch.nn.Linear(4, 8),\n"
@@ -137,7 +147,84 @@ def test_every_file_that_the_quick_start_needs_is_there() -> None:
         "trust",
         "client.py",
         "verify",
+        "careful.toml",
+        "rows.py",
+        "calibrate",
     }
+
+
+def test_the_scenarios_that_it_shows_are_served() -> None:
+    scenarios = parse_scenarios(BLOCKS["careful.toml"][1].encode())
+    assert [scenarios.select(name).name for name in (None, "careful")] == [
+        "general",
+        "careful",
+    ]
+    # Refuses a scenario that five replicas and a referee cannot serve.
+    Configuration(
+        service="Flowers",
+        replicas=5,
+        segments=2,
+        scenarios=scenarios,
+        policy={"allow": ["simulated"]},
+        referees=True,
+    )
+
+
+def test_the_table_of_scenarios_has_every_option_and_its_default() -> None:
+    (table,) = re.findall(r"<!-- table: scenarios -->\n((?:\|.*\n)+)", README)
+    rows = [
+        [cell.strip(" `") for cell in row.split("|")[1:3]]
+        for row in table.splitlines()[2:]
+    ]
+    least = {"replicas": 3, "quorum": 2, "deadline_ms": 1, "grace_ms": 1}
+    scenario = Scenario.from_json(
+        {"name": "least", **least, "evidence_max_age_seconds": 1}
+    )
+    document = scenario.to_json()
+    del document["name"]
+    assert [name for name, _ in rows] != []
+    assert {name: default for name, default in rows if default != "-"} == {
+        name: json.dumps(value)
+        for name, value in document.items()
+        if name not in (*least, "evidence_max_age_seconds")
+    }
+    assert {name for name, _ in rows} == document.keys()
+
+
+def test_calibration_and_known_answers(start: QuickStart, tmp_path: Path) -> None:
+    # Of a copy: what is served must stay as it is.
+    shutil.copytree(start.folder / "models", tmp_path / "models")
+    beside = QuickStart(tmp_path)
+    beside.python("rows.py")
+    said = beside.run("\n".join(beside.commands("calibrate")))
+    (shown,) = re.findall(
+        r"<!-- output: calibrate -->\n```\n(.*?)```", README, re.DOTALL
+    )
+    assert without_figures(said) == without_figures(shown)
+
+
+def test_the_plan_of_audits_that_it_shows() -> None:
+    ((command, shown),) = re.findall(
+        r"<!-- console: plan-audit -->\n```\n\$ bentoml-secure (.*)\n([^`]*)```", README
+    )
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 0
+    assert result.stdout == shown
+
+
+def test_reputations_are_listed_as_it_shows(start: QuickStart, served: Served) -> None:
+    answer = httpx.post(f"{served.url}/scores", json={"x": [[5.1, 3.5, 1.4, 0.2]]})
+    assert answer.status_code == 200
+    list_them = "export BENTOML_HOME=$PWD/home\nbentoml-secure reputation list"
+    shown = README.split("$ bentoml-secure reputation list\n")[1].splitlines()[:2]
+    said = start.run(list_them).splitlines()
+    assert without_figures(said[0]) == without_figures(shown[0])
+    assert without_figures(said[1]) == without_figures(shown[1])
+    reset = "bentoml-secure reputation reset FlowersSegment0Replica1"
+    assert f"$ {reset}\n" in README
+    assert start.run(f"export BENTOML_HOME=$PWD/home\n{reset}").endswith(
+        "home/bentoml_secure/flowers.reputation.sqlite\n"
+    )
 
 
 @pytest.mark.parametrize(
