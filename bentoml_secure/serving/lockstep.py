@@ -244,7 +244,9 @@ class Lockstep:
             if name in found:
                 context.pinned.setdefault(name, found[name])
             begun = time.monotonic()
-            answer = await asking.ask(peers[name])
+            # The referee is asked when every answer is there: nothing to be blind to.
+            asked = asking if name != referee else replace(asking, barrier=None)
+            answer = await asked.ask(peers[name])
             latencies.add(time.monotonic() - begun)
             return answer
 
@@ -336,11 +338,13 @@ class Lockstep:
 def _barrier(bench: Bench, scenario: Scenario) -> Barrier | None:
     if not scenario.commit_reveal:
         return None
-    seats = bench.seat(scenario.replicas, {}).seats
+    # Spares too: one that is asked in place of another has to be waited for.
+    askable = [name for name in bench.order if name not in bench.out]
     return Barrier(
-        [name for name in seats if name not in bench.out],
+        askable[: scenario.replicas + scenario.spares],
         quorum=scenario.quorum,
-        wait_seconds=scenario.deadline_ms / 2000,
+        # Before more replicas are asked, which is at half of the deadline.
+        wait_seconds=scenario.deadline_ms / 4000,
     )
 
 
