@@ -100,7 +100,7 @@ async def _run(
             await course.take(name, outcome)
         now = clock()
         if now >= hedge:
-            course.hedge()
+            await course.hedge()
             hedge = now + (terms.hedge_seconds or math.inf)
         ended = now >= deadline
         if not ended and now < patience and _must_wait(course):

@@ -110,13 +110,14 @@ class Course(Generic[T]):
         self.seating = bench.seat(terms.size, {})
         self.answers: dict[str, Answer[T]] = {}
         self.gone: dict[str, str] = {}
-        self.unused: list[str] = []
         self._asked: set[str] = set()
         self._distance = distance
         self._share = share
         self._known: dict[frozenset[object], float | None] = {}
         # The spare that is asked beside somebody, and beside whom: one at a time.
         self._trial: dict[str, str] = {}
+        # What spares without a seat answered: nobody is asked twice in a round.
+        self._reserve: dict[str, Answer[T]] = {}
 
     @property
     def quorum(self) -> int:
@@ -135,43 +136,56 @@ class Course(Generic[T]):
         running = self.asks.running
         return [name for name in self.seating.seats if name in running]
 
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Who was asked and has no seat, but for those who lost one."""
+        return tuple(sorted(self._asked - {*self.seating.seats, *self.seating.skips}))
+
     def ask_seated(self) -> None:
         """Begin to ask everybody with a seat who was not asked yet."""
         for name in self.seating.seats:
-            if name not in self._asked and name not in self.bench.out:
+            if name in self._reserve:
+                self.answers[name] = self._reserve.pop(name)
+            elif name not in self._asked and name not in self.bench.out:
                 self._start(name)
 
     async def take(self, name: str, outcome: Answer[T] | Absence) -> None:
         """Take in what came of one ask."""
-        if name in self._trial and name not in self.seating.seats:
-            await self._take_trial(name, outcome)
+        if name not in self.seating.seats:
+            await self._take_spare(name, outcome)
         elif isinstance(outcome, Absence):
             self.gone[name] = outcome.reason
             if self._reseat(self.gone):
                 self.ask_seated()
         else:
             self.answers[name] = outcome
-            if name in self._trial.values():
-                await self.settle()
 
-    async def _take_trial(self, name: str, outcome: Answer[T] | Absence) -> None:
-        beside = self._trial.pop(name)
+    async def _take_spare(self, name: str, outcome: Answer[T] | Absence) -> None:
+        beside = self._trial.pop(name, None)
         if isinstance(outcome, Absence):
             self.gone[name] = outcome.reason
-        elif beside in self.pending:
-            slow = f"{name} answered first, which was asked later"
-            if self._reseat({**self.gone, beside: slow}, needs=name):
-                self.gone[beside] = slow
-                self.answers[name] = outcome
-                await self.asks.cancel([beside])
-                return
-        self.unused.append(name)
+            return
+        self._reserve[name] = outcome
+        if beside is not None and beside in self.pending:
+            await self._hand_seat(beside, name)
 
-    def hedge(self) -> None:
+    async def _hand_seat(self, slow: str, spare: str) -> bool:
+        reason = f"{spare} answered first, which was asked later"
+        if not self._reseat({**self.gone, slow: reason}, needs=spare):
+            return False
+        self.gone[slow] = reason
+        self.ask_seated()
+        await self.asks.cancel([slow])
+        return True
+
+    async def hedge(self) -> None:
         """Ask a spare beside the first who has not answered, if there is one."""
-        if self._trial:
+        if self.asks.running - {*self.seating.seats}:
             return
         for slow in self.pending:
+            for spare in [*self._reserve]:
+                if await self._hand_seat(slow, spare):
+                    return
             other = self.bench.seat(self._size, {**self.gone, slow: ""})
             new = [name for name in other.seats if self._is_fresh(name)]
             if new and {*self.seating.seats} - {slow} <= {*other.seats}:
@@ -196,10 +210,7 @@ class Course(Generic[T]):
 
     async def settle(self) -> None:
         """Give up the spare on trial, if there is one: nobody waits for it any more."""
-        for spare in [s for s in self._trial if s not in self.seating.seats]:
-            self.unused.append(spare)
-            await self.asks.cancel([spare])
-        self._trial.clear()
+        await self.asks.cancel(self.asks.running - {*self.seating.seats})
 
     async def tally(self) -> Tally:
         """Count what came in."""
@@ -237,7 +248,7 @@ class Course(Generic[T]):
             agreed=agreed,
             late=self.asks.hand_over(self.terms.grace_seconds),
             skips=self.bench.skips(self.seating, self.gone),
-            unused=tuple(self.unused),
+            unused=self.unused,
             ruling=ruling,
         )
 

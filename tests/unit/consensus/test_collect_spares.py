@@ -167,6 +167,79 @@ class TestHedging:
         assert names(outcome.tally) == ["a", "b", "c"]
         assert outcome.unused == ("d",)
 
+    async def test_a_spare_that_was_not_needed_takes_the_seat_of_one_that_fails(
+        self,
+    ) -> None:
+        """Still asked, though the one that it was asked beside has answered."""
+        replicas = Replicas()
+        task = asyncio.create_task(
+            run(bench("abcd", spares=1), replicas, quorum=3, hedge_seconds=SOON)
+        )
+        await asyncio.sleep(2 * SOON)
+        replicas.give("a", 1.0)
+        await settle()
+        replicas.fail("b", ConnectionRefusedError())
+        await settle()
+        for name in "cd":
+            replicas.give(name, 1.0)
+        outcome = await task
+        assert replicas.asked == ["a", "b", "c", "d"]
+        assert names(outcome.tally) == ["a", "c", "d"]
+        assert outcome.tally.pending == ()
+        assert [skip.replica for skip in outcome.skips] == ["b"]
+        assert outcome.unused == ()
+
+    async def test_what_a_spare_answered_in_vain_counts_when_it_gets_a_seat(
+        self,
+    ) -> None:
+        replicas = Replicas()
+        task = asyncio.create_task(
+            run(bench("abcd", spares=1), replicas, quorum=3, hedge_seconds=SOON)
+        )
+        await asyncio.sleep(2 * SOON)
+        replicas.give("a", 1.0)
+        await settle()
+        replicas.give("d", 1.0)
+        await settle()
+        replicas.give("c", 1.0)
+        replicas.fail("b", ConnectionRefusedError())
+        outcome = await task
+        assert replicas.asked == ["a", "b", "c", "d"]
+        assert outcome.tally.clique == ("a", "c", "d")
+        assert outcome.unused == ()
+
+    async def test_what_a_spare_answered_in_vain_makes_up_for_the_next_who_is_slow(
+        self,
+    ) -> None:
+        replicas = Replicas()
+        task = asyncio.create_task(
+            run(bench("abcd", spares=1), replicas, quorum=3, hedge_seconds=SOON)
+        )
+        await asyncio.sleep(1.5 * SOON)
+        for name in "acd":
+            replicas.give(name, 1.0)
+            await settle()
+        outcome = await task
+        assert names(outcome.tally) == ["a", "c", "d"]
+        assert replicas.cancelled == ["b"]
+        assert [skip.replica for skip in outcome.skips] == ["b"]
+
+    async def test_a_spare_that_was_not_needed_is_among_the_two_more(self) -> None:
+        replicas = Replicas()
+        task = asyncio.create_task(
+            run(bench("abcdef", spares=1), replicas, hedge_seconds=SOON, escalation=1)
+        )
+        await asyncio.sleep(2 * SOON)
+        for name, content in zip("abcd", (1.0, 2.0, 3.0, 1.0), strict=True):
+            replicas.give(name, content)
+            await settle()
+        replicas.give("e", 1.0)
+        outcome = await task
+        assert replicas.asked == ["a", "b", "c", "d", "e"]
+        assert names(outcome.tally) == list("abcde")
+        assert outcome.tally.clique == ("a", "d", "e")
+        assert (outcome.tally.pending, outcome.unused) == ((), ())
+
     def test_hedging_begins_when_there_is_something_to_go_by(self) -> None:
         latencies = Latencies()
         for _ in range(19):
