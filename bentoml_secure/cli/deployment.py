@@ -63,7 +63,8 @@ def trust(
     """Write the trust file of a deployment, from its owner's own files.
 
     It accepts exactly the plan in PLAN_DIR, these scenarios and policy, and this
-    release of the package; a referee's word, where one of the scenarios does. Callers check receipts with it, and whom they talk to.
+    release of the package; and a referee's word, where a scenario does. Callers check
+    receipts with it, and whom they talk to.
 
     PLAN_DIR is the folder as it is deployed: if it is sealed, a deployment of the same
     plan in plain is not accepted, nor the other way round.

@@ -20,6 +20,7 @@ from bentoml_secure.attestation.attesters import open_attester, open_gpu_atteste
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.consensus.ledger import Ledger
+from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
@@ -366,7 +367,7 @@ class Deployment:
             for name, index in self.runners.items()
         }
         segments = range(topology.segments)
-        self._require_one_unit()
+        self.require_rules()
         self._make_folders()
         trials = None
         if (path := self.settings.trials) is not None:
@@ -392,8 +393,16 @@ class Deployment:
             examiner=self._examiner(engine, standing, trials),
         )
 
-    def _require_one_unit(self) -> None:
-        # Deviations of several segments are added up, so all are of one unit.
+    def require_rules(self) -> None:
+        """Refuse to start an entry that cannot compare answers.
+
+        Raises:
+            UnknownKindError: A segment's rule is nobody's.
+            ConfigurationError: Chains are to be compared, and segments have several
+                rules: deviations are added up along them, so all are of one unit.
+        """
+        for segment in self.plan.segments:
+            load_rule(segment.rule)
         modes = {scenario.mode for scenario in self.scenarios.by_name.values()}
         rules = {segment.rule for segment in self.plan.segments}
         if Mode.END_TO_END in modes and rules != {DEFAULT_RULE}:

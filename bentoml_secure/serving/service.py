@@ -38,7 +38,6 @@ from bentoml_secure.serving.entry_door import EntryDoor
 from bentoml_secure.serving.request import current
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.runner_app import MAX_MESSAGE_BYTES, RunnerDoor
-from bentoml_secure.split.runtime import require_runtime
 from bentoml_secure.tensors import Array
 
 # BentoML parses JSON into Python objects of many times its size: raise with care.
@@ -337,7 +336,7 @@ def _entry_class(
         if named is not None:
             urls = {name: "named" if name in named else None for name in services}
             deployment.require_urls(urls)
-        require_runtime(deployment.plan)
+        deployment.require_rules()
         # Reads settings and policy: a missing one fails the start, not a request.
         _ = deployment.configuration.digest
 

@@ -21,8 +21,10 @@ from bentoml_secure.digest import digest_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
+    UnknownKindError,
     VerificationError,
 )
+from bentoml_secure.scenario import parse_scenarios
 from bentoml_secure.serving.channel import HttpChannel, LocalChannel
 from bentoml_secure.serving.deployment import (
     Deployment,
@@ -37,6 +39,18 @@ from bentoml_secure.serving.settings import (
 from tests.harness import Project
 
 Read = Callable[..., Deployment]
+
+
+SCENARIOS = """
+version = 1
+minimum = "general"
+[general]
+replicas = 3
+quorum = 2
+deadline_ms = 5000
+grace_ms = 200
+evidence_max_age_seconds = 300
+"""
 
 
 @pytest.fixture
@@ -344,6 +358,24 @@ def test_a_runtime_that_the_plan_does_not_allow(read: Read, copied: Path) -> Non
     with pytest.raises(ConfigurationError, match="the plan wants <1") as caught:
         read(plan=copied).require_segment(0)
     assert "Install a version in that range" in caught.value.remedy
+
+
+def test_rules_that_cannot_compare_answers(read: Read, copied: Path) -> None:
+    def naming(rule: str) -> Deployment:
+        document = json.loads((copied / "plan.json").read_text())
+        document["segments"][0]["rule"] = rule
+        (copied / "plan.json").write_text(json.dumps(document))
+        return read(plan=copied)
+
+    naming("exact").require_rules()
+    with pytest.raises(UnknownKindError, match="no-such"):
+        naming("no-such").require_rules()
+    ends = copied / "scenarios.toml"
+    ends.write_text(SCENARIOS.replace("[general]", '[general]\nmode = "end-to-end"'))
+    with pytest.raises(ConfigurationError, match="exact, within_tolerance"):
+        dataclasses.replace(
+            naming("exact"), scenarios=parse_scenarios(ends.read_bytes())
+        ).require_rules()
 
 
 def test_a_deployment_does_not_change(read: Read) -> None:
