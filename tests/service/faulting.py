@@ -262,14 +262,14 @@ class Load:
 
     def require_unharmed(self) -> None:
         """Require that nothing failed, was wrong or was refused so far."""
-        assert self.failures == []
-        assert [str(refused) for refused in self.refusals] == []
-        assert self.answers
+        assert not self.failures, self.failures
+        assert not self.refusals, [str(refused) for refused in self.refusals]
+        assert self.answers, "nothing was answered"
 
     def require_refusals(self, missing: Sequence[str]) -> None:
         """Require refusals, each with a tally that names who did not answer."""
-        assert self.failures == []
-        assert self.refusals
+        assert not self.failures, self.failures
+        assert self.refusals, f"{len(self.answers)} answers, and nothing was refused"
         for refused in self.refusals:
             tally = refused.tally
             assert tally["accepted"] is False
@@ -291,7 +291,7 @@ class Load:
             return not self.refusals
 
         eventually(goes_on, seconds=RESTART_SECONDS, what="answers again")
-        assert self.failures == []
+        assert not self.failures, self.failures
 
 
 @contextlib.contextmanager
