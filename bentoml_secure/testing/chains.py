@@ -11,7 +11,6 @@ from bentoml_secure.consensus.tally import Absence, Member, Vote
 from bentoml_secure.receipts.chains import (
     ChainsRecord,
     chain_tolerance,
-    draw_chains,
     weigh_chains,
 )
 from bentoml_secure.signing import Envelope
@@ -62,11 +61,10 @@ def run_chains(
     request: Request, infer: int, inputs: Mapping[str, Array]
 ) -> RanChains | None:
     """Run the chains that are drawn; None where no quorum of them agrees."""
-    plan, scenario = request.deployment.plan, request.deployment.scenario
+    plan, scenario = request.deployment.plan, request.scenario
     weights = tuple(request.weights_of(index) for index in range(len(plan.segments)))
-    drawn = draw_chains(
-        request.seed, weights, infer_index=infer, size=scenario.replicas
-    )
+    orders = [request.order(infer, index) for index in range(len(plan.segments))]
+    drawn = list(zip(*orders, strict=True))[: scenario.replicas]
     ran = {names[-1]: _run_chain(request, infer, names, inputs) for names in drawn}
     shares = weigh_chains(drawn, weights)
     ends = {name: _ends(request, chain) for name, chain in ran.items()}
@@ -133,7 +131,7 @@ def _run_chain(
 def _localise(
     request: Request, infer: int, chain: RanChain
 ) -> tuple[Recomputation, ...]:
-    if not request.deployment.scenario.referee:
+    if not request.deployment.referees:
         return ()
     return tuple(
         _recompute(request, infer, index, chain) for index in range(len(chain.replicas))

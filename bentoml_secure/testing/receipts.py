@@ -42,7 +42,7 @@ from bentoml_secure.receipts.receipt import (
     SegmentRecord,
     issue,
 )
-from bentoml_secure.scenario import Mode
+from bentoml_secure.scenario import Mode, Scenario
 from bentoml_secure.signing import Envelope, SigningKey
 from bentoml_secure.statements import format_time
 from bentoml_secure.tensors import Array
@@ -150,6 +150,8 @@ def build_draft(
     inputs: Mapping[str, Array] | None = None,
     salt_of: SaltOf | None = None,
     heads_counted: bool = False,
+    orders: Mapping[tuple[int, int], tuple[str, ...]] | None = None,
+    runs_by: Scenario | None = None,
     r: bytes | None = None,
     committed: bool = True,
 ) -> Draft:
@@ -167,6 +169,8 @@ def build_draft(
         inputs: Of every ``infer``; made up by default.
         salt_of: In place of the derivation from the root salt.
         heads_counted: The entry counts replicas where it should count voices.
+        orders: By (infer, segment), where the entry asks in an order of its own.
+        runs_by: What the entry keeps to in place of the deployment's scenario.
         r: The entry's 32 bytes; they follow from the label by default.
         committed: The entry signs a commitment to them.
 
@@ -181,6 +185,8 @@ def build_draft(
         weights=weights or {},
         salts=salt_of,
         heads_counted=heads_counted,
+        orders=orders or {},
+        runs_by=runs_by,
         r=r or draw_bytes(label, "r", 32),
     )
     tensors: Mapping[str, Array] = inputs or {
@@ -228,7 +234,7 @@ class _Run:
     def infer(self, index: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the plan as the scenario has it, and return its outputs."""
         request, chains = self.request, None
-        plan, scenario = request.deployment.plan, request.deployment.scenario
+        plan, scenario = request.deployment.plan, request.scenario
         segments: tuple[SegmentRecord, ...] = ()
         if scenario.mode is Mode.END_TO_END:
             chains = run_chains(request, index, inputs)

@@ -25,6 +25,7 @@ from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest, derive_salt
 from bentoml_secure.receipts.commitments import Revealed
 from bentoml_secure.receipts.receipt import derive_request_id
+from bentoml_secure.scenario import Scenario
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import Statement, format_time, sign_statement
 from bentoml_secure.tensors import Array, commit
@@ -73,6 +74,8 @@ class Request:
         weights: Of replicas by name, as reputations have them; 1 where left out.
         salts: In place of the derivation from the root salt.
         heads_counted: The entry counts replicas where it should count voices.
+        orders: By (infer, segment), where the entry asks in an order of its own.
+        runs_by: What the entry keeps to in place of the deployment's scenario.
         r: The entry's 32 bytes.
     """
 
@@ -83,7 +86,14 @@ class Request:
     weights: Mapping[str, float] = field(default_factory=dict)
     salts: SaltOf | None = None
     heads_counted: bool = False
+    orders: Mapping[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    runs_by: Scenario | None = None
     r: bytes
+
+    @property
+    def scenario(self) -> Scenario:
+        """What the entry keeps to; an honest one, to the deployment's."""
+        return self.runs_by or self.deployment.scenario
 
     @property
     def nonce(self) -> bytes:
@@ -139,7 +149,9 @@ class Request:
         }
 
     def order(self, infer: int, segment: int) -> tuple[str, ...]:
-        """Return a segment's replicas as they are drawn."""
+        """Return a segment's replicas as they are drawn, or as the entry likes."""
+        if (infer, segment) in self.orders:
+            return self.orders[infer, segment]
         weights = self.weights_of(segment)
         return draw_order(
             self.seed,

@@ -93,7 +93,7 @@ class _Round:
 
     def count(self) -> tuple[Seating, Tally]:
         """Count the first committee with a quorum, or the largest one."""
-        scenario = self.request.deployment.scenario
+        scenario = self.request.scenario
         for more in range(scenario.escalation + 1):
             seating = self._seat(scenario.replicas + ESCALATION_STEP * more)
             tally = self._tally(seating, scenario.quorum + more)
@@ -108,7 +108,7 @@ class _Round:
             return self.request.voice(name)
 
         order = self.request.order(*self.place)
-        spares = self.request.deployment.scenario.spares
+        spares = self.request.scenario.spares
         return take_seats(order, size, voice=voice, spares=spares)
 
     def _tally(self, seating: Seating, quorum: int) -> Tally:
@@ -141,7 +141,7 @@ class _Round:
         """Return the referee's ruling, and what it served."""
         deployment = self.request.deployment
         behaviour = self.request.referees.get(self.place, Behaviour.HONEST)
-        if not deployment.scenario.referee or behaviour not in VOTING:
+        if not self.request.scenario.referee or behaviour not in VOTING:
             raise ValueError("no quorum: there is no receipt to draft")
         referee = deployment.referees[self.place[1]]
         agreed = self._answer(behaviour)
@@ -157,7 +157,7 @@ class _Round:
 
     def reveal(self, statements: Mapping[str, Envelope]) -> dict[str, Revealed]:
         """Return what the voters had committed to, where the scenario asks for it."""
-        if not self.request.deployment.scenario.commit_reveal:
+        if not self.request.scenario.commit_reveal:
             return {}
         return {
             name: self.request.reveal(

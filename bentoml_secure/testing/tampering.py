@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+from bentoml_secure.receipts.chains import ChainsRecord
 from bentoml_secure.receipts.receipt import Party, SegmentRecord
 from bentoml_secure.statements import Statement, sign_statement, verify_statement
 from bentoml_secure.testing.deployment import EVIDENCE_AGE, Deployment, Process
@@ -33,6 +34,33 @@ def with_tally(draft: Draft, index: int, **changes: Any) -> Draft:
     record = draft.receipt.infers[0].segments[index]
     tally = replace(record.tally, **changes)
     return with_segment(draft, index, replace(record, tally=tally))
+
+
+def with_record(draft: Draft, index: int, **changes: Any) -> Draft:
+    """Return the draft with fields of one segment's record changed."""
+    record = draft.receipt.infers[0].segments[index]
+    return with_segment(draft, index, replace(record, **changes))
+
+
+def chains_of(draft: Draft) -> ChainsRecord:
+    """Return the chains of the first ``infer``.
+
+    Raises:
+        ValueError: It was served in lock-step.
+    """
+    chains = draft.receipt.infers[0].chains
+    if chains is None:
+        raise ValueError("served in lock-step")
+    return chains
+
+
+def with_chains(draft: Draft, **changes: Any) -> Draft:
+    """Return the draft with fields of its chains' record or tally changed."""
+    record, tally = chains_of(draft), chains_of(draft).tally
+    counted = {name: changes.pop(name) for name in tally.__slots__ if name in changes}
+    chains = replace(record, tally=replace(tally, **counted), **changes)
+    infer = replace(draft.receipt.infers[0], chains=chains)
+    return with_receipt(draft, infers=(infer,))
 
 
 def with_receipt(draft: Draft, **changes: Any) -> Draft:
