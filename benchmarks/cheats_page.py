@@ -48,8 +48,8 @@ def section(found: Mapping[str, Any]) -> str:
     """Return the figures as text and tables."""
     environment = ", ".join(f"{k} {v}" for k, v in found["environment"].items())
     seconds = found["seconds_per_request"]
-    return f"""Measured with {environment}. A request took {1e3 * seconds:.0f} ms at the
-median, until its receipt was judged.
+    return f"""Measured with {environment}.
+A request took {1e3 * seconds:.0f} ms at the median, until its receipt was judged.
 
 {_cheats(found["cheats"])}
 
@@ -68,6 +68,7 @@ def _cheats(runs: Iterable[Mapping[str, Any]]) -> str:
             run["requests"],
             _share(run["detected"], run["requests"]),
             _share(run["named"], run["requests"]),
+            run["silent"],
             run["wrong"],
             run["refused"],
         )
@@ -78,6 +79,7 @@ def _cheats(runs: Iterable[Mapping[str, Any]]) -> str:
         "requests",
         "detected",
         "named",
+        "silent",
         "wrong answers",
         "refused",
     )

@@ -29,6 +29,7 @@ class CheatRun:
         requests: Asked while some replica did it, each seat in turn.
         detected: With any dissenter in the receipt.
         named: With exactly the cheat as dissenter, of its segment.
+        silent: In which the cheat gave no answer in time, and so none to be named for.
         wrong: Answers further from the whole model's than the last segment's tolerance.
         refused: Without an answer.
     """
@@ -37,6 +38,7 @@ class CheatRun:
     requests: int
     detected: int
     named: int
+    silent: int
     wrong: int
     refused: int
 
@@ -62,7 +64,7 @@ def run_cheat(
         with stage.cheating(seat, cheat):
             questioner.ask()
     tolerance = stage.plan.segments[-1].tolerance
-    detected = named = wrong = refused = 0
+    detected = named = silent = wrong = refused = 0
     for number in range(requests):
         if number % BLOCK == BLOCK - 1:
             stage.forget()
@@ -71,6 +73,7 @@ def run_cheat(
             asked = questioner.ask()
         detected += bool(asked.named)
         named += is_named(asked, seat)
+        silent += seat.name in asked.absent
         wrong += _is_wrong(asked, tolerance)
         refused += asked.refused
     return CheatRun(
@@ -78,6 +81,7 @@ def run_cheat(
         requests=requests,
         detected=detected,
         named=named,
+        silent=silent,
         wrong=wrong,
         refused=refused,
     )

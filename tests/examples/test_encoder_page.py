@@ -22,6 +22,7 @@ FOUND: dict[str, Any] = {
             "requests": 200,
             "detected": 200,
             "named": 199,
+            "silent": 1,
             "wrong": 0,
             "refused": 1,
         }
@@ -49,7 +50,7 @@ def test_every_figure_has_its_place() -> None:
     got = section(FOUND)
     assert "A request took 123 ms" in got
     for row in (
-        "| weights rounded to float16 | 200 | 200 (100.0 %) | 199 (99.5 %) | 0 | 1 |",
+        "weights rounded to float16 | 200 | 200 (100.0 %) | 199 (99.5 %) | 1 | 0 | 1 |",
         "| onnxruntime 1.32.0; onnxruntime 1.23.2; torch 2.13.0 | 2500 | 0 | 2 | 0 |",
         "| 1 | 2.20e-04 | 1.002 | 0.998 | 1.0e-05 |",
         "| all four | aimed | 6.5e-04 | 1.0e-05 |",
