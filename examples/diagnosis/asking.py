@@ -55,7 +55,18 @@ class Asked:
         return {entry["replica"] for entry in self.verdict.claims["dissenters"]}
 
     def absent(self) -> set[str]:
-        """Return the replicas that gave no answer."""
+        """Return the replicas that gave no answer, though they were asked."""
+        return self._missing() - self.quarantined()
+
+    def quarantined(self) -> set[str]:
+        """Return the replicas that had no vote, for what they answered before."""
+        return {
+            entry["replica"]
+            for entry in self.verdict.claims["absent"]
+            if entry.get("reason", "").startswith(("in quarantine", "expelled"))
+        }
+
+    def _missing(self) -> set[str]:
         return {entry["replica"] for entry in self.verdict.claims["absent"]}
 
 

@@ -63,7 +63,9 @@ def check_runs(
         # Every receipt says so, unless its answer came later than the grace.
         promise=f"{hurt.title}: the liar is named, and nobody else",
         holds=accused.keys() == {liar}
-        and all(liar in a.dissenters() | a.absent() for a in hurt.asked),
+        and all(
+            liar in a.dissenters() | a.absent() | a.quarantined() for a in hurt.asked
+        ),
         found=listed(accused),
     )
     missed = hurt.named(Asked.absent)

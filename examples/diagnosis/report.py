@@ -97,6 +97,7 @@ class Run:
             ("answer verified in, median / p95", _milliseconds(verified)),
             ("answered otherwise", listed(self.named(Asked.dissenters))),
             ("gave no answer", listed(self.named(Asked.absent))),
+            ("had no vote: in quarantine", listed(self.named(Asked.quarantined))),
             ("receipts verified by the client", f"{count}/{count}"),
             ("receipts verified again, offline", f"{self.reverified}/{count}"),
             ("verification rate of the service", str(self.verifications)),

@@ -78,8 +78,8 @@ def test_three_replicas_on_one_host_are_refused_with_the_reason(
     error = refused.json()["error"]
     assert error["code"] == "quorum-not-reached"
     assert "nobody was asked about segment 0, where 1 voice may vote" in str(error)
-    assert "is that of DiagnosisSegment0Replica0" in str(error)
-    assert error["tally"]["pending"] == list(REPLICAS[:3])
+    assert "is that of DiagnosisSegment0Replica" in str(error)
+    assert sorted(error["tally"]["pending"]) == list(REPLICAS[:3])
     assert "bsec-receipt-id" not in refused.headers
     # The scenario that asks for no independence is served as ever.
     assert served.status_code == 200
