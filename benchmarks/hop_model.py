@@ -44,11 +44,16 @@ def segment_model(index: int) -> bytes:
     return data
 
 
-def write_plan(folder: Path) -> None:
-    """Write the chain as a split plan; each segment's file serves BentoML as well."""
+def write_plan(folder: Path, count: int = SEGMENTS) -> None:
+    """Write a chain as a split plan; each segment's file serves BentoML as well.
+
+    Args:
+        folder: Of the plan.
+        count: Segments.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     segments = []
-    for index in range(SEGMENTS):
+    for index in range(count):
         data, file = segment_model(index), f"segment-{index}.onnx"
         (folder / file).write_bytes(data)
         segments.append(
@@ -65,7 +70,7 @@ def write_plan(folder: Path) -> None:
         model_name="hop",
         model_digest=digest_json([segment.to_json() for segment in segments]),
         inputs=(spec(0),),
-        outputs=(spec(SEGMENTS),),
+        outputs=(spec(count),),
         runtime=Runtime(version=">=1.20,<2"),
         segments=tuple(segments),
     )
