@@ -20,24 +20,35 @@ from typing import Any
 from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.receipts.bundle import Bundle, parse_bundle
 from bentoml_secure.receipts.receipt import parse_receipt
+from bentoml_secure.scenario import Mode
 from bentoml_secure.testing.deployment import build_deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
+from bentoml_secure.testing.tampering import chains_of
 
 PAGE = "receipt-format.md"
 BUNDLE = "receipt-example/bundle.json"
 TRUST = "receipt-example/trust.toml"
+ENVELOPE = "(envelope)"
 BLOCK = re.compile(r"(<!-- example: (\w+) -->\n```\w+\n)(.*?)(```\n)", re.DOTALL)
 
 
+TERMS = {"spares": 1}
+WEIGHTS = {"DSegment0Replica1": 2.0, "DSegment0Replica3": 0.5}
+BEHAVIOURS = {
+    (0, 0, 0): Behaviour.ABSENT,
+    (0, 0, 2): Behaviour.LIAR,
+    (0, 1, 2): Behaviour.LATE,
+}
+
+
 def draft(recorded: Bundle | None) -> Draft:
-    """Return the example: two segments of three replicas, one lies, one is late.
+    """Return the example: three of four, of whom one is out, one lies, one is late.
 
     Args:
         recorded: The example as it was written, for its evidence; or fresh evidence.
     """
-    if recorded is None:
-        deployment = build_deployment()
-    else:
+    root, by_name = None, {}
+    if recorded is not None:
         evidence = {record.digest: record.evidence for record in recorded.evidence}
         by_name = {
             party.name: evidence[party.evidence]
@@ -47,12 +58,24 @@ def draft(recorded: Bundle | None) -> Draft:
             next(iter(by_name.values())).blob, what="evidence", max_bytes=1 << 16
         )
         root = b64decode(blob["certificates"][1])
-        deployment = build_deployment(root=root, recorded=by_name)
-    return build_draft(
-        deployment,
-        label="worked example",
-        behaviours={(0, 0, 1): Behaviour.LIAR, (0, 1, 2): Behaviour.LATE},
+    deployment = build_deployment(
+        replicas=4, committee=3, terms=TERMS, root=root, recorded=by_name
     )
+    return build_draft(
+        deployment, label="worked example", weights=WEIGHTS, behaviours=BEHAVIOURS
+    )
+
+
+def chained() -> Draft:
+    """Return another: three chains, in one of which the first replica lies.
+
+    Its evidence is fresh, and none of what is shown of it depends on that.
+    """
+    deployment = build_deployment(
+        audit_rate=0.0, terms={"mode": Mode.END_TO_END, "referee": True}
+    )
+    liar = {(0, 0, 0): Behaviour.LIAR}
+    return build_draft(deployment, label="worked example", behaviours=liar)
 
 
 def pretty(document: Any) -> str:
@@ -60,27 +83,49 @@ def pretty(document: Any) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def signed_form(document: Any) -> Any:
+    """Return a document with numbers as they are signed."""
+    return json.loads(canonical_json(document))
+
+
 def shortened(statement: dict[str, Any]) -> dict[str, Any]:
     """Leave out the envelopes inside: they are shown decoded, once."""
-    statement["predicate"]["draw"]["signed"] = "(envelope)"
+    statement["predicate"]["draw"]["signed"] = ENVELOPE
     for infer in statement["predicate"]["infers"]:
         for segment in infer["segments"]:
-            segment["statements"] = dict.fromkeys(segment["statements"], "(envelope)")
+            segment["statements"] = dict.fromkeys(segment["statements"], ENVELOPE)
     return statement
+
+
+def chain_blocks() -> dict[str, str]:
+    """Return what stands on the page of chains, by name of the block."""
+    other = chained()
+    chains = chains_of(other).to_json()
+    chains["statements"] = [
+        dict.fromkeys(row, ENVELOPE) for row in chains["statements"]
+    ]
+    localisation = other.localisation(other.bundle().receipt).to_json()
+    for entry in localisation:
+        for segment in entry["segments"]:
+            segment["statement"] = ENVELOPE
+    return {
+        "chains": pretty(signed_form(chains)),
+        "localisation": pretty(signed_form(localisation)),
+    }
 
 
 def blocks(example: Draft) -> dict[str, str]:
     """Return what stands on the page, by name of the block."""
     bundle = example.bundle()
     voted = example.receipt.infers[0].segments[0].statements
-    first = voted["DSegment0Replica0"]
+    first = next(iter(voted.values()))
     (late,) = bundle.attachments
     signed = example.receipt.draw.signed
     commitment = {} if signed is None else json.loads(signed.payload)
     attachment = json.loads(late.payload)
     for segment in attachment["predicate"]["infers"][0]["segments"]:
         for answer in segment["answers"]:
-            answer["statement"] = "(envelope)"
+            answer["statement"] = ENVELOPE
     values = {
         "root salt": example.salt.hex(),
         "request id": example.receipt.receipt_id,
@@ -100,6 +145,7 @@ def blocks(example: Draft) -> dict[str, str]:
         "statement": pretty(json.loads(first.payload)),
         "receipt": pretty(shortened(json.loads(bundle.receipt.payload))),
         "attachment": pretty(attachment),
+        **chain_blocks(),
     }
 
 
