@@ -10,9 +10,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks import hop, profile, session
+from benchmarks import consensus, consensus_page, hop, profile, session
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+CONSENSUS_PLOT = "benchmarks-consensus.svg"
 AIMS = {"256B": 0.9, "64KiB": 1.0, "1MiB": 1.1, "16MiB": 1.0}
 RPS_AIM = 1.1
 SEALED_AIMS = {"1MiB": 1.15, "16MiB": 1.4}
@@ -146,10 +147,14 @@ Under constant load through three replicas, evidence good for
 
 
 def page(
-    hops: dict[str, Any], profiled: dict[str, Any], sessions: dict[str, Any]
+    hops: dict[str, Any],
+    profiled: dict[str, Any],
+    sessions: dict[str, Any],
+    agreed: dict[str, Any],
 ) -> str:
     """Return docs/benchmarks.md."""
     figures, environment = hops["figures"], hops["environment"]
+    agreement = consensus_page.section(agreed, CONSENSUS_PLOT)
     described = ", ".join(f"{k} {v}" for k, v in environment.items())
     return f"""# Benchmarks
 
@@ -186,7 +191,7 @@ At concurrency 32, {figures["requests_32"]} requests of 64 KiB through three rep
 {figures["errors_32"]} errors, {figures["rps_secure_3_32_64KiB"]:.0f} requests per
 second.
 
-{session_page(sessions)}## Where the time goes
+{session_page(sessions)}{agreement}## Where the time goes
 
 `python -m benchmarks.profile --json`: the same chain with the runners in the entry's
 process, so without HTTP; two segments, one replica, both ends of every hop counted.
@@ -202,9 +207,11 @@ BentoML's timeout middleware, two kernel sockets, and the switch between process
 def main() -> None:
     """Run all, write the page and the plot, print the JSON."""
     hops, profiled, sessions = hop.measure(), profile.measure(), session.measure()
+    agreed = consensus.measure()
     plot(hops["figures"], DOCS / "benchmarks-hop.svg")
-    (DOCS / "benchmarks.md").write_text(page(hops, profiled, sessions))
-    json.dump([hops, profiled, sessions], sys.stdout, indent=2)
+    consensus_page.plot(agreed["figures"], DOCS / CONSENSUS_PLOT)
+    (DOCS / "benchmarks.md").write_text(page(hops, profiled, sessions, agreed))
+    json.dump([hops, profiled, sessions, agreed], sys.stdout, indent=2)
 
 
 if __name__ == "__main__":
