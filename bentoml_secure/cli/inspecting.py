@@ -14,6 +14,8 @@ from bentoml_secure.cli.splitting import segment_line
 from bentoml_secure.errors import MalformedInputError, VerificationError
 
 if TYPE_CHECKING:
+    from bentoml_secure.consensus.tally import Tally
+    from bentoml_secure.receipts.receipt import SegmentRecord
     from bentoml_secure.split import Segment
 
 MAX_PLAN_BYTES = 8 << 20
@@ -145,19 +147,32 @@ def receipt(file: Path) -> None:
     )
     for infer in got.infers:
         for index, segment in enumerate(infer.segments):
-            click.echo(plain(_round_line(infer.index, index, segment.tally)))
+            line = _round_line(f"segment {index}", segment.tally, segment)
+            click.echo(plain(f"  infer {infer.index}, {line}"))
+        if infer.chains is not None:
+            line = _round_line("chains", infer.chains.tally)
+            click.echo(plain(f"  infer {infer.index}, {line}"))
     click.echo("NOT VERIFIED  see `bentoml-secure verify receipt`")
 
 
-def _round_line(infer: int, segment: int, tally: Any) -> str:
+def _round_line(what: str, tally: Tally, record: SegmentRecord | None = None) -> str:
     count = f"{len(tally.clique)} of {len(tally.committee)} agree"
-    notes = [
-        ("dissent", tally.dissenters),
+    served, notes = tally.medoid, []
+    if record is not None:
+        blind = [name for name, made in record.commitments.items() if made.blind]
+        notes = [
+            ("skipped", [skip.replica for skip in record.skips]),
+            ("not blind", sorted(record.commitments.keys() - blind)),
+        ]
+        if record.referee is not None:
+            served = f"{record.referee.replica}, the referee"
+    notes += [
+        ("dissent", list(tally.dissenters)),
         ("absent", [absence.replica for absence in tally.absent]),
-        ("pending", tally.pending),
+        ("pending", list(tally.pending)),
     ]
     tail = "".join(f"; {word} {', '.join(names)}" for word, names in notes if names)
-    return f"  infer {infer}, segment {segment}: {count}, served {tally.medoid}{tail}"
+    return f"{what}: {count}, served {served}{tail}"
 
 
 def _show(document: dict[str, Any]) -> None:

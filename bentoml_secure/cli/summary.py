@@ -27,16 +27,19 @@ def receipt_lines(claims: Claims) -> list[str]:
         f"  {claims['receipt_digest']}",
         f"{claims['service']} answered {claims['api']} with status {claims['status']}",
         f"  from {claims['started_at']} to {claims['issued_at']}",
-        f"scenario {scenario['name']}: at least {claims['quorum']} of"
-        f" {claims['replicas']} replicas agree{_APART[claims['independence']]}, for"
-        f" each of {claims['segments']} segments",
+        f"scenario {scenario['name']}: {_agreement(claims)}",
         f"  {scenario['digest']}",
         f"plan {claims['plan_digest']}",
         f"configuration {claims['config_digest']}",
         f"nonce {claims['client_nonce']}",
         *_parties(claims["parties"]),
+        *_rulings(claims["ruled"]),
         *_replicas("dissent", claims["dissenters"]),
+        *_chains(claims["dissenting_chains"]),
         *_replicas("no answer", claims["absent"]),
+        *_replicas("skipped", claims["skipped"]),
+        *_replicas("not blind", claims["not_blind"]),
+        *_audit(claims["audited"]),
         *(f"still to come: {kind}" for kind in claims["missing_attachments"]),
         *_words(labels),
         *_unchecked(claims["unchecked"]),
@@ -53,13 +56,46 @@ def _parties(parties: Sequence[Claims]) -> Iterator[str]:
         yield f"  {party['name']:<{width}}  {party['role']:<6}  {where}"
 
 
+def _agreement(claims: Claims) -> str:
+    quorum = f"at least {claims['quorum']} of {claims['replicas']}"
+    if claims["mode"] == "end-to-end":
+        return (
+            f"{quorum} chains of replicas agree at their ends, after"
+            f" {claims['segments']} segments"
+        )
+    ruled = ", or its referee decides" if claims["ruled"] else ""
+    return (
+        f"{quorum} replicas agree{_APART[claims['independence']]}, for each of"
+        f" {claims['segments']} segments{ruled}"
+    )
+
+
 def _replicas(what: str, entries: Sequence[Claims]) -> Iterator[str]:
     for entry in entries:
+        where = f" ({entry['where']})" if "where" in entry else ""
         reason = f": {entry['reason']}" if "reason" in entry else ""
-        yield (
-            f"{what}: {entry['replica']}, segment {entry['segment']} of infer"
-            f" {entry['infer']} ({entry['where']}){reason}"
-        )
+        yield f"{what}: {entry['replica']}, {_place(entry)}{where}{reason}"
+
+
+def _rulings(entries: Sequence[Claims]) -> Iterator[str]:
+    for entry in entries:
+        yield f"no quorum: {entry['referee']} decided alone, {_place(entry)}"
+
+
+def _chains(entries: Sequence[Claims]) -> Iterator[str]:
+    for entry in entries:
+        chain = " > ".join(entry["chain"])
+        yield f"ended apart: {chain}, infer {entry['infer']}"
+
+
+def _audit(entries: Sequence[Claims]) -> Iterator[str]:
+    if entries:
+        agree = sum(entry["verdict"] == "agrees" for entry in entries)
+        yield f"audited: {agree} of {len(entries)} segments computed again, and agree"
+
+
+def _place(entry: Claims) -> str:
+    return f"segment {entry['segment']} of infer {entry['infer']}"
 
 
 def _words(labels: Mapping[str, str]) -> Iterator[str]:

@@ -249,6 +249,7 @@ def _claims(
         "replicas": scenario.replicas,
         "quorum": scenario.quorum,
         "independence": scenario.independence.value,
+        "mode": scenario.mode.value,
         "parties": [
             {
                 "name": name,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from bentoml_secure.scenario import Mode
 from bentoml_secure.signing import SigningKey
-from bentoml_secure.testing.deployment import Deployment
+from bentoml_secure.testing.deployment import Deployment, build_deployment
 from bentoml_secure.testing.receipts import Behaviour, build_draft
+from bentoml_secure.testing.tampering import with_record
 from tests.unit.cli.conftest import Run, Write
 
 
@@ -41,3 +44,44 @@ def test_a_malformed_one_is_rejected(run: Run, tmp_path: Path) -> None:
     result = run("inspect", "receipt", path)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ")
+
+
+def test_it_shows_skips_and_rulings(run: Run, write: Write) -> None:
+    deployment = build_deployment(
+        replicas=5,
+        committee=3,
+        audit_rate=0.0,
+        terms={"spares": 1, "referee": True, "commit_reveal": True},
+    )
+    names = [runner.name for runner in deployment.runners[0]]
+    gone = Behaviour.ABSENT
+    acting = [gone, Behaviour.LIAR, Behaviour.OTHER_LIAR, gone, gone]
+    draft = build_draft(
+        deployment,
+        behaviours={(0, 0, seat): behaviour for seat, behaviour in enumerate(acting)},
+        # The first is drawn as good as surely.
+        weights=dict.fromkeys(names, 0.01) | {names[0]: 2.0},
+    )
+    result = run("inspect", "receipt", write(draft.bundle()))
+    assert "1 of 3 agree, served DSegment0Referee, the referee" in result.stdout
+    assert "; skipped DSegment0Replica0" in result.stdout
+    assert "not blind" not in result.stdout
+    assert "infer 0, segment 1: 3 of 3 agree" in result.stdout
+
+
+def test_it_shows_who_was_not_blind(run: Run, write: Write) -> None:
+    deployment = build_deployment(terms={"commit_reveal": True})
+    draft = build_draft(deployment)
+    made = draft.receipt.infers[0].segments[0].commitments
+    seen = replace(made["DSegment0Replica1"], blind=False)
+    forged = with_record(draft, 0, commitments={**made, "DSegment0Replica1": seen})
+    result = run("inspect", "receipt", write(forged.bundle()))
+    assert "not blind DSegment0Replica1" in result.stdout
+
+
+def test_it_shows_chains(run: Run, write: Write) -> None:
+    deployment = build_deployment(terms={"mode": Mode.END_TO_END})
+    draft = build_draft(deployment, behaviours={(0, 1, 2): Behaviour.LIAR})
+    result = run("inspect", "receipt", write(draft.bundle()))
+    assert "infer 0, chains: 2 of 3 agree, served DSegment1Replica" in result.stdout
+    assert "; dissent DSegment1Replica2" in result.stdout

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import pytest
 from bentoml_secure.attestation.evidence import Evidence, VerifiedClaims
 from bentoml_secure.attestation.tees.simulated import Simulated
 from bentoml_secure.errors import MissingEndorsementError
-from bentoml_secure.scenario import Independence
+from bentoml_secure.scenario import Independence, Mode
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.tensors import encode
+from bentoml_secure.testing.audits import attach_audit, recompute_draft, require_audit
 from bentoml_secure.testing.deployment import Deployment, build_deployment
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
+from bentoml_secure.testing.tampering import with_record
 from tests.unit.cli.conftest import Run, Write
 
 ENDORSE = "--endorsements"
@@ -74,8 +76,75 @@ def test_liars_and_the_dead_are_named(
     assert result.exit_code == 0
     assert "dissent: DSegment0Replica1, segment 0 of infer 0 (receipt)" in result.stdout
     assert (
-        "no answer: DSegment1Replica2, segment 1 of infer 0 (receipt): connection refused"
+        "no answer: DSegment1Replica2, segment 1 of infer 0 (receipt): connection"
+        " refused"
     ) in result.stdout
+
+
+def shown(run: Run, write: Write, tmp_path: Path, draft: Draft) -> str:
+    """Return what `verify receipt` says to a caller who takes a referee's word."""
+    trust = tmp_path / "trust-of-it.toml"
+    text = draft.deployment.trust_file
+    trust.write_text(text.replace("referee = false", "referee = true"))
+    bundle = draft.bundle()
+    if draft.deployment.scenario.audit_rate:
+        audited = require_audit(draft)
+        bundle = attach_audit(audited, recompute_draft(audited))
+    result = run("verify", "receipt", write(bundle), "--trust", trust)
+    assert result.exit_code == 0, result.stdout
+    return result.stdout
+
+
+def test_who_decided_in_place_of_a_quorum_is_said(
+    run: Run, write: Write, tmp_path: Path
+) -> None:
+    deployment = build_deployment(audit_rate=0.0, terms={"referee": True})
+    apart = {(0, 0, 0): Behaviour.LIAR, (0, 0, 1): Behaviour.OTHER_LIAR}
+    said = shown(run, write, tmp_path, build_draft(deployment, behaviours=apart))
+    assert "for each of 2 segments, or its referee decides\n" in said
+    line = "no quorum: DSegment0Referee decided alone, segment 0 of infer 0\n"
+    assert line in said
+    assert "dissent: DSegment0Replica1, segment 0 of infer 0 (referee)\n" in said
+
+
+def test_who_was_skipped_is_said(run: Run, write: Write, tmp_path: Path) -> None:
+    deployment = build_deployment(replicas=5, committee=3, terms={"spares": 1})
+    names = [runner.name for runner in deployment.runners[0]]
+    draft = build_draft(
+        deployment,
+        behaviours={(0, 0, 0): Behaviour.ABSENT},
+        # The first is drawn as good as surely.
+        weights=dict.fromkeys(names, 0.01) | {names[0]: 2.0},
+    )
+    said = shown(run, write, tmp_path, draft)
+    line = "skipped: DSegment0Replica0, segment 0 of infer 0: connection refused\n"
+    assert line in said
+
+
+def test_which_chain_ended_apart_is_said(
+    run: Run, write: Write, tmp_path: Path
+) -> None:
+    terms = {"mode": Mode.END_TO_END, "referee": True}
+    deployment = build_deployment(audit_rate=0.0, terms=terms)
+    liar = {(0, 0, 0): Behaviour.LIAR}
+    said = shown(run, write, tmp_path, build_draft(deployment, behaviours=liar))
+    assert "at least 2 of 3 chains of replicas agree at their ends, after 2" in said
+    assert "ended apart: DSegment0Replica0 > DSegment1Replica" in said
+    assert "dissent: DSegment0Replica0, segment 0 of infer 0 (localisation)" in said
+
+
+def test_what_was_audited_is_said(run: Run, write: Write, tmp_path: Path) -> None:
+    draft = build_draft(build_deployment(audit_rate=1.0))
+    said = shown(run, write, tmp_path, draft)
+    assert "audited: 2 of 2 segments computed again, and agree\n" in said
+
+
+def test_who_was_not_blind_is_said(run: Run, write: Write, tmp_path: Path) -> None:
+    draft = build_draft(build_deployment(terms={"commit_reveal": True}))
+    made = draft.receipt.infers[0].segments[0].commitments
+    seen = {name: replace(revealed, blind=False) for name, revealed in made.items()}
+    said = shown(run, write, tmp_path, with_record(draft, 0, commitments=seen))
+    assert "not blind: DSegment0Replica0, segment 0 of infer 0\n" in said
 
 
 def test_json_is_one_object_and_nothing_else(
@@ -107,9 +176,9 @@ def test_a_receipt_under_another_key_is_rejected_with_its_finding(
 def test_every_finding_has_a_line_for_people(
     run: Run, write: Write, trust_file: Path, draft: Draft
 ) -> None:
-    forged = dataclasses.replace(
+    forged = replace(
         draft,
-        receipt=dataclasses.replace(draft.receipt, client_nonce="00" * 32),
+        receipt=replace(draft.receipt, client_nonce="00" * 32),
     )
     file = write(forged.bundle(key=SigningKey.generate()))
     result = run("verify", "receipt", file, "--trust", trust_file)
