@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from bentoml_secure.client import Answer
+from bentoml_secure.client import Answer, SecureClient
 from bentoml_secure.errors import QuorumNotReached, ReceiptError
 from bentoml_secure.receipts.verify import State
 from bentoml_secure.serving.settings import REPUTATION
@@ -224,13 +224,13 @@ def test_a_liar_and_a_dead_one_make_two_more_be_asked(
     assert dissent["replica"] == liar
 
 
-def asked_until_widened(refereed: Beset, client: object, liar: str) -> Answer:
+def asked_until_widened(refereed: Beset, client: SecureClient, liar: str) -> Answer:
     """Ask until the draw has a liar and a dead one in a committee of three."""
     for _ in range(12):
         # Each lie makes it less likely that the liar is drawn.
         refereed.forget()
         for _ in range(5):
-            answer = refereed.ask(client)  # type: ignore[arg-type]
+            answer = refereed.ask(client)
             if len(seats_of(answer)) > 3:
                 return answer
     raise AssertionError(f"{liar} was never drawn beside the dead one")

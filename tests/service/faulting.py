@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -360,6 +359,17 @@ def filled(folder: Path) -> Iterator[None]:
         filler.unlink()
 
 
+@contextlib.contextmanager
+def confined(process: psutil.Process) -> Iterator[None]:
+    """Let a process write no file beyond a page, as a quota would."""
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (1 << 12, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
+
+
 def seconds_of(answer: Answer) -> float:
     """Return how long the caller waited for an answer, its receipt left out."""
     return (answer.answered_at - answer.question.asked_at).total_seconds()
@@ -368,8 +378,3 @@ def seconds_of(answer: Answer) -> float:
 def median_seconds(answers: Sequence[Answer]) -> float:
     """Return the median of how long callers waited."""
     return float(np.median([seconds_of(answer) for answer in answers]))
-
-
-def pause(seconds: float) -> None:
-    """Let time pass that something real takes."""
-    time.sleep(seconds)
