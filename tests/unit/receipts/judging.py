@@ -34,11 +34,19 @@ def deploy(**options: Any) -> Deployment:
 
 
 def order(
-    deployment: Deployment, segment: int = 0, label: str = "a request"
+    deployment: Deployment,
+    segment: int = 0,
+    label: str = "a request",
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
-    """Return a segment's replicas as a request draws them among equals."""
-    r = draw_bytes(label, "r", 32)
-    return Request(deployment=deployment, label=label, r=r).order(0, segment)
+    """Return a segment's replicas as a request draws them; equals by default."""
+    request = Request(
+        deployment=deployment,
+        label=label,
+        weights=weights or {},
+        r=draw_bytes(label, "r", 32),
+    )
+    return request.order(0, segment)
 
 
 def seat(name: str) -> int:

@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 
 from bentoml_secure.errors import SecureError
+from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import verify_bundle
-from bentoml_secure.signing import sign
+from bentoml_secure.scenario import Mode
+from bentoml_secure.signing import sign, verify
 from bentoml_secure.statements import INTOTO_TYPE
-from bentoml_secure.testing.deployment import build_deployment
-from bentoml_secure.testing.receipts import Behaviour, build_draft
+from bentoml_secure.testing.deployment import Deployment, build_deployment
+from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
+from bentoml_secure.testing.tampering import with_record
+from tests.unit.receipts.judging import AT, deploy, order, seat
 
 Path = tuple[str | int, ...]
 
@@ -107,6 +111,107 @@ def test_every_leaf_is_found_or_listed(committed: bool, asserted: set[str]) -> N
         believed.add("/".join(map(str, path)))
     assert count > 80
     assert believed == asserted
+
+
+RECORD = "predicate/infers/0/segments/0"
+RULED = ASSERTED | {
+    # Six runners have evidence, and the referee has.
+    *(f"predicate/parties/{n}/nonce_issued_at" for n in range(7)),
+    f"{RECORD}/skips/0/reason",
+    f"{RECORD}/tally/absent/0/reason",
+    # Beyond equal commitments.
+    f"{RECORD}/referee/distances/{{liar}}",
+    # Whether commitments came before answers.
+    f"{RECORD}/commitments/{{liar}}/blind",
+    f"{RECORD}/commitments/{{honest}}/blind",
+}
+CHAINED = ASSERTED | {f"predicate/parties/{n}/nonce_issued_at" for n in range(7)}
+
+
+def unmoved(deployment: Deployment, segment: int = 0) -> set[str]:
+    """Return the replicas whose weight, twice as much, leaves the order as it is."""
+    equals = order(deployment, segment)
+    names = {runner.name for runner in deployment.runners[segment]}
+    return {
+        name
+        for name in names
+        if order(deployment, segment, weights={name: 2.0}) == equals
+    }
+
+
+def believed(draft: Draft, trust: Trust) -> set[str]:
+    """Return the leaves that an entry may change and sign, and nobody finds it."""
+    bundle, statement = draft.bundle(), draft.receipt.to_statement()
+    verify_bundle(bundle, trust, now=AT)
+    taken = set()
+    for path, value in leaves(statement):
+        changed = copy.deepcopy(statement)
+        put(changed, path, other(value))
+        assert changed != statement, path
+        receipt = sign(draft.deployment.entry.signing, INTOTO_TYPE, changed)
+        try:
+            verify_bundle(replace(bundle, receipt=receipt), trust, now=AT)
+        except SecureError:
+            continue
+        taken.add("/".join(map(str, path)))
+    return taken
+
+
+def test_every_leaf_of_a_ruling_is_found_or_listed() -> None:
+    """With a skip, an absence, a spare that was not used, commitments and weights."""
+    deployment = deploy(
+        segments=1, replicas=5, committee=3, spares=1, referee=True, commit_reveal=True
+    )
+    skipped, liar, gone, honest, last = order(deployment)
+    acting = {
+        (0, 0, seat(skipped)): Behaviour.ABSENT,
+        (0, 0, seat(liar)): Behaviour.LIAR,
+        (0, 0, seat(gone)): Behaviour.ABSENT,
+    }
+    draft = build_draft(deployment, behaviours=acting)
+    draft = with_record(draft, 0, unused=(last,))
+    asserted = {path.format(liar=liar, honest=honest) for path in RULED}
+    # Who has a seat has its weight in the tally as well.
+    weighed = unmoved(deployment) - {liar, gone, honest}
+    asserted |= {f"{RECORD}/weights/{name}" for name in weighed}
+    assert believed(draft, deployment.trust) == asserted
+
+
+def test_every_leaf_of_chains_is_found_or_listed() -> None:
+    deployment = deploy(mode=Mode.END_TO_END)
+    liar = {(0, 0, seat(order(deployment)[0])): Behaviour.LIAR}
+    draft = build_draft(deployment, behaviours=liar)
+    # Chains weigh as their least replica does.
+    weighed = {
+        f"predicate/infers/0/chains/weights/{segment}/{name}"
+        for segment in (0, 1)
+        for name in unmoved(deployment, segment)
+    }
+    assert believed(draft, deployment.trust) == CHAINED | weighed
+
+
+def test_every_leaf_of_a_localisation_is_found_or_listed() -> None:
+    deployment = deploy(mode=Mode.END_TO_END, referee=True)
+    liar = {(0, 0, seat(order(deployment)[0])): Behaviour.LIAR}
+    draft = build_draft(deployment, behaviours=liar)
+    bundle, key = draft.bundle(), deployment.entry.signing
+    signed = verify(bundle.attachments[0], key.public, payload_type=INTOTO_TYPE)
+    taken = set()
+    for path, value in leaves(signed):
+        changed: Any = copy.deepcopy(signed)
+        put(changed, path, other(value))
+        attachments = (sign(key, INTOTO_TYPE, changed),)
+        try:
+            verify_bundle(
+                replace(bundle, attachments=attachments), deployment.trust, now=AT
+            )
+        except SecureError:
+            continue
+        taken.add("/".join(map(str, path)))
+    assert taken == {
+        "predicate/issued_at",
+        "predicate/chains/0/segments/0/distance",
+    }
 
 
 def test_a_distance_is_believed_if_the_matrix_is_symmetric() -> None:
