@@ -91,10 +91,9 @@ async def run(folder: Path) -> dict[str, dict[str, float]]:
         module=__name__,
     )
     local = {}
-    for index, names in enumerate(deployment.runner_names):
+    for name, index in deployment.runners.items():
         loaded = load_segment(deployment.folder, deployment.plan, index, threads=1)
-        for name in names:
-            local[name] = deployment.runner(name, index, loaded.run_unchecked)
+        local[name] = deployment.runner(name, index, loaded.run_unchecked)
     entry = deployment.entry({}, local)
     for replicas in entry.engine.peers:
         for peer in replicas:

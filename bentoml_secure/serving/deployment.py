@@ -247,24 +247,27 @@ class Deployment:
         """Make the keys of one replica's process."""
         return self.identify(Role.RUNNER, name, self.plan.segments[segment].identity)
 
-    def load(self, segment: int, identity: Callable[[], Identity]) -> LoadedSegment:
+    def load(
+        self, runner: str, segment: int, identity: Callable[[], Identity]
+    ) -> LoadedSegment:
         """Load one segment; a sealed one with the key that the broker releases.
 
         Args:
+            runner: Name of its service: settings may be its own.
             segment: Which, from 0.
-            identity: Returns the runner's: its name, and what is shown to the broker.
+            identity: Returns the runner's, which is shown to the broker.
 
         Raises:
             SecureError: No such segment, a runtime that the plan does not permit, an
                 altered file, or no key.
         """
         weights, threads = self.weights, self.threads
-        own = identity()
-        choice = self.runtime_of(own.keys.document.service)
+        choice = self.runtime_of(runner)
         if not weights.sealed:
             return weights.load(segment, threads=threads, choice=choice)
+        own = identity()
         released = fetch_segment_key(
-            self.broker_url(own.keys.document.service),
+            self.broker_url(runner),
             own,
             lambda shown: self._judge_broker(shown, own),
             weights.request(segment),

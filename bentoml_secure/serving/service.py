@@ -71,7 +71,9 @@ class Runner:
 
     def load_run(self) -> RunSegment:
         """Load the segment and return what runs it: the seam of fault injection."""
-        loaded = self.deployment.load(self.segment_index, lambda: self.identity)
+        loaded = self.deployment.load(
+            self.name, self.segment_index, lambda: self.identity
+        )
         return loaded.run_unchecked
 
     @classmethod

@@ -100,7 +100,7 @@ def test_a_runner_is_on_the_runtime_that_it_was_told(
     deployment = read(PERMITTED)
     deployment.require_segment(0, RUNNER)
     identity = deployment.identify_runner(RUNNER, 0)
-    loaded = deployment.load(0, lambda: identity)
+    loaded = deployment.load(RUNNER, 0, lambda: identity)
     assert type(loaded._engine) is engine
     feed = {
         spec.name: np.ones(
