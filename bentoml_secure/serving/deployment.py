@@ -45,6 +45,7 @@ from bentoml_secure.serving.settings import (
     Settings,
     from_environment,
     own_environment,
+    read_runtime,
     read_settings,
 )
 from bentoml_secure.serving.standing import Standing
@@ -279,10 +280,9 @@ class Deployment:
         """Return what a runner runs its segment on.
 
         Raises:
-            ConfigurationError: Its settings are not in order.
+            ConfigurationError: Its setting names no runtime.
         """
-        environment = own_environment(os.environ, runner)
-        return read_settings(environment, service=runner).runtime
+        return read_runtime(own_environment(os.environ, runner))
 
     def broker_url(self, runner: str) -> str:
         """Return the URL of the broker that a runner asks for its key.

@@ -142,7 +142,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         broker=broker,
         endorsements=EndorsementFolder.from_environment(environment),
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
-        runtime=_read_runtime(environment.get(RUNTIME)),
+        runtime=read_runtime(environment),
     )
 
 
@@ -218,9 +218,15 @@ def _read_key_lifetime(text: str | None) -> timedelta:
     return timedelta(seconds=int(text))
 
 
-def _read_runtime(text: str | None) -> RuntimeChoice:
+def read_runtime(environment: Mapping[str, str]) -> RuntimeChoice:
+    """Read what a runner runs its segment on; needs no other setting.
+
+    Raises:
+        ConfigurationError: It names no runtime.
+    """
+    words = environment.get(RUNTIME)
     try:
-        return RuntimeChoice.parse(text) if text else DEFAULT
+        return RuntimeChoice.parse(words) if words else DEFAULT
     except ConfigurationError as error:
         raise ConfigurationError(f"{RUNTIME}: {error}") from error
 
