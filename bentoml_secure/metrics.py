@@ -81,7 +81,7 @@ def _dissent() -> Counter:
 def _quorum() -> Counter:
     return Counter(
         "bentoml_secure_quorum_total",
-        "Decisions per segment: agreed or refused.",
+        "Decisions per segment: agreed, ruled by a referee, or refused.",
         ["segment", "outcome"],
     )
 

@@ -99,15 +99,17 @@ async def _run(
         for name, outcome in await course.asks.next(ends - clock()):
             await course.take(name, outcome)
         now = clock()
+        ended = now >= deadline
+        tally = None
+        if ended or now >= patience or not _must_wait(course):
+            tally = await course.tally()
+            if tally.accepted:
+                return tally, None
         if now >= hedge:
             await course.hedge()
             hedge = now + (terms.hedge_seconds or math.inf)
-        ended = now >= deadline
-        if not ended and now < patience and _must_wait(course):
+        if tally is None:
             continue
-        tally = await course.tally()
-        if tally.accepted:
-            return tally, None
         stuck = not course.pending or not reachable(tally)
         if not ended and (stuck or now >= patience):
             if course.escalate():
