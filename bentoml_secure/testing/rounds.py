@@ -102,14 +102,13 @@ class _Round:
         return seating, tally
 
     def _seat(self, size: int) -> Seating:
-        def voice(name: str) -> str | None:
-            if self.acting[name] is Behaviour.ABSENT:
-                return None
-            return self.request.voice(name)
-
-        order = self.request.order(*self.place)
-        spares = self.request.scenario.spares
-        return take_seats(order, size, voice=voice, spares=spares)
+        return take_seats(
+            self.request.order(*self.place),
+            size,
+            voice=self.request.voice,
+            out=[n for n, b in self.acting.items() if b is Behaviour.ABSENT],
+            spares=self.request.scenario.spares,
+        )
 
     def _tally(self, seating: Seating, quorum: int) -> Tally:
         request, drawn = self.request, self.request.weights_of(self.place[1])
