@@ -4,8 +4,9 @@
    it gets one of those that are left when everybody else has been considered.
 2. A replica that is out - not attested, failed, too slow - is *skipped*, as long as
    there are spares: as many may be skipped as the scenario has of them. Beyond that it
-   keeps its seat and stands there as absent: a committee never shrinks to those that
-   happen to be there, and who draws it cannot choose it by leaving others out.
+   keeps its seat and its voice, and stands there as absent: a committee never shrinks
+   to those that happen to be there, and who draws it cannot choose it by leaving
+   others out.
 3. Where too few are left to fill the seats, those skipped first get theirs back.
 
 The same order, voices and replicas out give the same seats, so that who verifies a
@@ -14,7 +15,7 @@ receipt takes the seats again (``receipts/committees.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bentoml_secure.consensus.tally import Absence, Member, printable
@@ -32,7 +33,8 @@ def take_seats(
     order: Sequence[str],
     size: int,
     *,
-    voice: Callable[[str], str | None],
+    voice: Callable[[str], str],
+    out: Collection[str],
     spares: int,
 ) -> Seating:
     """Seat a committee; see the module's rules.
@@ -40,8 +42,9 @@ def take_seats(
     Args:
         order: Every candidate, as drawn.
         size: Seats; fewer are taken where there are fewer candidates.
-        voice: Of a candidate; None where it is out. Asked in the drawn order, and only
-            of those who come up.
+        voice: Of a candidate, its own where it showed no evidence. Asked in the drawn
+            order, and only of those who come up.
+        out: Who is to be skipped, as far as that goes.
         spares: How many may be skipped.
     """
     taken: set[str] = set()
@@ -51,20 +54,17 @@ def take_seats(
     for name in order:
         if len(seated) == size:
             break
-        spoken = voice(name)
-        if spoken is None and len(skipped) < spares:
+        if name in out and len(skipped) < spares:
             skipped.append(name)
-        elif spoken is not None and spoken in taken:
+        elif (spoken := voice(name)) in taken:
             passed.append(name)
         else:
             seated.append(name)
-            taken.add(name if spoken is None else spoken)
+            taken.add(spoken)
     seated += passed[: size - len(seated)]
     if back := skipped[: size - len(seated)]:
         # With seats of their own they may fill them before the others are reached.
-        return take_seats(
-            order, size, voice=lambda n: n if n in back else voice(n), spares=spares
-        )
+        return take_seats(order, size, voice=voice, out={*out} - {*back}, spares=spares)
     place = {name: place for place, name in enumerate(order)}
     return Seating(
         seats=tuple(sorted(seated, key=place.__getitem__)), skips=tuple(skipped)
@@ -103,13 +103,13 @@ class Bench:
             size: Seats.
             gone: Who failed or was too slow, and why.
         """
-
-        def voice(name: str) -> str | None:
-            if name in self.out or name in gone:
-                return None
-            return self.members[name].voice
-
-        return take_seats(self.order, size, voice=voice, spares=self.spares)
+        return take_seats(
+            self.order,
+            size,
+            voice=lambda name: self.members[name].voice,
+            out={*self.out, *gone},
+            spares=self.spares,
+        )
 
     def skips(self, seating: Seating, gone: Mapping[str, str]) -> tuple[Absence, ...]:
         """Return who was skipped, and why."""

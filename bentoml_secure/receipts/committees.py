@@ -159,12 +159,13 @@ def _judge_seats(
     skipped = [skip.replica for skip in record.skips]
     got = [member.replica for member in round_.tally.committee]
 
-    def voice(name: str) -> str | None:
-        if name in skipped:
-            return None
-        return voice_of(judgement, name, scenario.independence)
-
-    want = take_seats(order, len(got), voice=voice, spares=scenario.spares)
+    want = take_seats(
+        order,
+        len(got),
+        voice=lambda name: voice_of(judgement, name, scenario.independence),
+        out=skipped,
+        spares=scenario.spares,
+    )
     report.require(f"{where} committee", _listed(got), _listed(want.seats))
     report.require(f"{where} skips", _listed(skipped), _listed(want.skips))
     for skip in record.skips:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +12,7 @@ from bentoml_secure.consensus.tally import Absence, Member
 
 def seats(order: str, size: int, out: str = "", spares: int = 0) -> tuple[str, str]:
     """Return seats and skips; upper and lower case of a letter are one voice."""
-    voices: Mapping[str, str | None] = {
-        name: None if name in out else name.lower() for name in order
-    }
-    taken = take_seats(order, size, voice=voices.__getitem__, spares=spares)
+    taken = take_seats(order, size, voice=str.lower, out=out, spares=spares)
     return "".join(taken.seats), "".join(taken.skips)
 
 
@@ -58,7 +53,7 @@ def test_nobody_is_asked_for_a_voice_who_does_not_come_up() -> None:
         asked.append(name)
         return name
 
-    take_seats("abcde", 2, voice=voice, spares=1)
+    take_seats("abcde", 2, voice=voice, out=(), spares=1)
     assert asked == ["a", "b"]
 
 
@@ -72,24 +67,18 @@ def test_nobody_is_asked_for_a_voice_who_does_not_come_up() -> None:
 def test_what_stands_in_a_receipt_gives_the_same_seats(
     order: list[str], size: int, out: set[str], spares: int, spoken: list[str]
 ) -> None:
-    """A verifier knows who was skipped, and the voices of those who showed evidence."""
+    """A verifier knows who was skipped, and what voice each one's evidence gives it."""
     of = dict(zip(sorted(order), spoken, strict=True))
 
-    def voice(name: str) -> str | None:
-        return None if name in out else of[name]
-
-    taken = take_seats(order, size, voice=voice, spares=spares)
+    taken = take_seats(order, size, voice=of.__getitem__, out=out, spares=spares)
     assert len(taken.seats) == min(size, len(order))
     assert len(taken.skips) <= spares
     assert set(taken.skips) <= out
     assert not set(taken.skips) & set(taken.seats)
-
-    def shown(name: str) -> str | None:
-        if name in taken.skips:
-            return None
-        return name if name in out else of[name]
-
-    assert take_seats(order, size, voice=shown, spares=spares) == taken
+    again = take_seats(
+        order, size, voice=of.__getitem__, out=taken.skips, spares=spares
+    )
+    assert again == taken
 
 
 def test_a_bench_says_who_was_skipped_and_why() -> None:
@@ -107,3 +96,15 @@ def test_a_bench_says_who_was_skipped_and_why() -> None:
         Absence(replica="a", reason="not attested"),
         Absence(replica="b", reason="connection?refused"),
     )
+
+
+def test_who_failed_and_keeps_its_seat_keeps_its_voice() -> None:
+    """Its evidence stands in the receipt, and there it speaks with that."""
+    voices = {"a": "P", "b": "P", "c": "c", "d": "d"}
+    bench = Bench(
+        order=("a", "b", "c", "d"),
+        members={n: Member(replica=n, voice=v) for n, v in voices.items()},
+        out={},
+    )
+    assert bench.seat(3, {}) == Seating(seats=("a", "c", "d"), skips=())
+    assert bench.seat(3, {"a": "failed", "d": "failed"}) == bench.seat(3, {})
