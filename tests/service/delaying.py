@@ -1,4 +1,4 @@
-"""A TCP proxy that holds bytes back, and tells which connections are open.
+"""A TCP proxy that holds bytes back, and counts who hangs up on it meanwhile.
 
 It runs on an event loop of its own in a thread, which may have entered another network
 namespace: then it listens and connects there.
@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,12 +41,14 @@ class Delaying:
 
     Attributes:
         seconds: How long what comes back is held, from now on.
-        opened: Connections accepted so far.
+        holding: Connections on which it holds something back now.
+        dropped: Connections that were closed while it did, so far.
     """
 
     def __init__(self, host: str, port: int, *, network: str | None = None) -> None:
         self.seconds = 0.0
-        self.opened = 0
+        self.holding = 0
+        self.dropped = 0
         self.url = ""
         self._target = (host, port)
         self._network = network
@@ -54,11 +57,6 @@ class Delaying:
         self._ready = threading.Event()
         self._ending = asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def connections(self) -> int:
-        """Connections that are open now."""
-        return len(self._open)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -97,7 +95,6 @@ class Delaying:
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.opened += 1
         self._open.add(task)
         try:
             await self._pass(reader, writer)
@@ -146,9 +143,24 @@ class Delaying:
         try:
             while (piece := await line.get())[1]:
                 due, data = piece
-                await asyncio.sleep(due - self._loop.time())
+                with self._holding(due - self._loop.time()):
+                    await asyncio.sleep(due - self._loop.time())
                 writer.write(data)
                 await writer.drain()
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _holding(self, seconds: float) -> Iterator[None]:
+        if seconds <= 0:
+            yield
+            return
+        self.holding += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.dropped += 1
+            raise
+        finally:
+            self.holding -= 1

@@ -243,6 +243,7 @@ def test_without_room_every_answer_is_refused_until_there_is_some(
 def test_the_log_says_that_reputations_are_not_written(running: Running) -> None:
     if running.disk is None:
         pytest.skip("this user may mount no file system of its own")
+    checkpoint(running.store)
     checkpoint(running.beset.ledger)
     begins = len(running.served.log())
 

@@ -208,11 +208,14 @@ def test_who_is_late_within_the_grace_is_heard_and_who_is_not_is_hung_up_on(
         try:
             # Beyond the other two's decision, and within 0.4 s of it.
             heard = [spread.beset.ask(client) for _ in range(3)]
-            proxy.seconds = 5.0
+            proxy.seconds, before = 30.0, proxy.dropped
             cancelled = spread.beset.ask(client)
-            # The answer's bundle came when the grace had ended: nothing is left of
-            # the ask, long before the replica's answer would have come.
-            left = proxy.connections
+            # The bundle comes when the grace has ended: nothing is left of the ask
+            # then, long before the replica's answer would have come.
+            eventually(
+                lambda: proxy.dropped == before + 1, seconds=2, what="it is hung up on"
+            )
+            left = proxy.holding
         finally:
             proxy.seconds = 0.0
     assert any(name in late_answers(answer) for answer in heard)
