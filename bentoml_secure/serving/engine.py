@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -138,7 +139,9 @@ class Engine:
         Raises:
             SecureError: No answer, or one that is not what was asked.
         """
-        context = own_context(scenario)
+        # Placements are of callers' tensors. What is known may go to anybody attested:
+        # who is placed by another scenario would never get a vote there.
+        context = own_context(replace(scenario, placement={}))
         segment = self.plan.segments[segment_index]
         names = [spec.name for spec in (*segment.inputs, *segment.outputs)]
         salts = {name: context.salt(0, "tensor", name) for name in names}

@@ -35,7 +35,7 @@ from bentoml_secure.digest import Digest
 from bentoml_secure.errors import QuorumNotReached, UnavailableError
 from bentoml_secure.receipts.receipt import SegmentRecord
 from bentoml_secure.receipts.records import RefereeRecord
-from bentoml_secure.scenario import Scenario
+from bentoml_secure.scenario import Independence, Scenario
 from bentoml_secure.serving.asking import Asking, Made
 from bentoml_secure.serving.exchange import Outgoing
 from bentoml_secure.serving.peers import Attested, Peer
@@ -211,17 +211,22 @@ class Lockstep:
         age = context.scenario.evidence_max_age_seconds
         for name in order:
             candidate = Candidate(replica=name, weight=weights[name])
-            try:
-                if (barred := self._standing.barred(name)) is not None:
-                    raise UnavailableError(barred)
-                found[name] = context.pinned.get(name) or peers[name].require(age)
-            except UnavailableError as error:
-                # Without its remedy: that is for the operator, not for a receipt.
-                candidate = replace(candidate, reason=str(error.args[0]))
-            else:
-                claims = found[name].result.claims
-                candidate = replace(candidate, claims=claims)
-            candidates.append(candidate)
+            reason = self._standing.barred(name) or context.out.get(name, "")
+            shown = context.pinned.get(name)
+            if shown is None and not reason:
+                try:
+                    shown = peers[name].require(age)
+                except UnavailableError as error:
+                    # Without its remedy: that is for the operator, not for a receipt.
+                    reason = str(error.args[0])
+            if shown is not None:
+                candidate = replace(candidate, claims=shown.result.claims)
+                if not reason:
+                    found[name] = shown
+            elif context.scenario.independence is not Independence.NONE:
+                # Evidence of it in the receipt would give it another voice here.
+                context.out[name] = reason
+            candidates.append(replace(candidate, reason=reason))
         return candidates, found
 
     async def _collect(

@@ -2,6 +2,9 @@
 
 1. A replica may vote if the entry holds accepted evidence of it, of a kind that the
    scenario places on the segment, and it is not in quarantine.
+   Its evidence is its voice, and what it showed once in a request it speaks with to
+   the end of it, also where it may not vote any more: its receipt has one evidence of
+   each.
 2. The committee is taken from the drawn order (``consensus/seating.py``): who may not
    vote is skipped while the scenario has spares, and stands as absent beyond that.
 3. Fewer voices than the quorum are refused before anyone is sent anything.
@@ -28,8 +31,8 @@ class Candidate:
     Attributes:
         replica: Its name.
         weight: Of its vote, and of its lot.
-        claims: Of its accepted evidence; None where it may not vote.
-        reason: Why it may not.
+        claims: Of its accepted evidence; None where it showed none in this request.
+        reason: Why it may not vote; empty where its claims alone say that.
     """
 
     replica: str
@@ -66,7 +69,7 @@ def seat_candidates(
     bench = Bench(
         order=tuple(candidate.replica for candidate in candidates),
         members={
-            candidate.replica: _member(candidate, scenario, candidate.replica in out)
+            candidate.replica: _member(candidate, scenario, segment)
             for candidate in candidates
         },
         out=out,
@@ -83,26 +86,33 @@ def count_voices(
     """Return how many voices may vote on a segment: a quorum of them can be asked."""
     return len(
         {
-            _member(candidate, scenario, False).voice
+            _member(candidate, scenario, segment).voice
             for candidate in candidates
             if _out(candidate, scenario, segment) is None
         }
     )
 
 
+def misplaced(claims: VerifiedClaims, scenario: Scenario, segment: int) -> str | None:
+    """Return why who shows these claims may not run a segment; None where it may."""
+    kinds = scenario.kinds(segment)
+    if kinds is None or claims.kind in kinds:
+        return None
+    return f"{claims.kind} may not run segment {segment}, only {', '.join(kinds)}"
+
+
 def _out(candidate: Candidate, scenario: Scenario, segment: int) -> str | None:
-    claims, kinds = candidate.claims, scenario.kinds(segment)
-    if claims is None:
+    if candidate.claims is None or candidate.reason:
         return candidate.reason
-    if kinds is not None and claims.kind not in kinds:
-        placed = ", ".join(kinds)
-        return f"{claims.kind} may not run segment {segment}, only {placed}"
-    return None
+    return misplaced(candidate.claims, scenario, segment)
 
 
-def _member(candidate: Candidate, scenario: Scenario, out: bool) -> Member:
-    name = candidate.replica
-    voice = scenario.independence.voice(name, None if out else candidate.claims)
+def _member(candidate: Candidate, scenario: Scenario, segment: int) -> Member:
+    name, claims = candidate.replica, candidate.claims
+    if claims is not None and misplaced(claims, scenario, segment) is not None:
+        # It is sent nothing, so that no receipt has evidence of it.
+        claims = None
+    voice = scenario.independence.voice(name, claims)
     return Member(replica=name, weight=candidate.weight, voice=voice)
 
 

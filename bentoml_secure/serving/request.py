@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from bentoml_secure.consensus import committee
 from bentoml_secure.digest import NONCE_BYTES, SALT_BYTES, derive_salt, parse_hex
-from bentoml_secure.errors import ConfigurationError, MalformedInputError, SecureError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    SecureError,
+    UnavailableError,
+)
 from bentoml_secure.receipts.draw import DRAW_BYTES, Draw, parse_commitment
 from bentoml_secure.receipts.receipt import (
     CALLER,
@@ -22,6 +27,7 @@ from bentoml_secure.receipts.receipt import (
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.asgi import Headers, header
 from bentoml_secure.serving.draws import Draws
+from bentoml_secure.serving.placement import misplaced
 from bentoml_secure.session.keys import Session
 from bentoml_secure.statements import utc_now
 
@@ -51,6 +57,8 @@ class RequestContext:
         infers: Records of the calls so far.
         failure: The first ``infer`` that failed; no answer leaves after that.
         pinned: Evidence of each replica, the same for the whole request.
+        out: Why a replica had none when it was drawn; where voices are counted it has
+            none for the whole request then.
         late: Votes still being collected.
         doubted: Chains that ended apart from the agreed one.
         kept: What was computed, where the request is to be audited.
@@ -72,6 +80,7 @@ class RequestContext:
     next_index: int = 0
     failure: SecureError | None = None
     pinned: dict[str, Attested] = field(default_factory=dict)
+    out: dict[str, str] = field(default_factory=dict)
     late: list[PendingVotes] = field(default_factory=list)
     doubted: list[Doubted] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
@@ -98,13 +107,17 @@ class RequestContext:
         """Return a replica's evidence, one and the same for the whole request.
 
         Raises:
-            UnavailableError: There is none that the scenario accepts.
+            UnavailableError: There is none that the scenario accepts, or it is of a
+                kind that may not run that segment.
         """
-        if peer.name not in self.pinned:
-            self.pinned[peer.name] = peer.require(
-                self.scenario.evidence_max_age_seconds
-            )
-        return self.pinned[peer.name]
+        if (pinned := self.pinned.get(peer.name)) is not None:
+            return pinned
+        attested = peer.require(self.scenario.evidence_max_age_seconds)
+        reason = misplaced(attested.result.claims, self.scenario, peer.index)
+        if reason is not None:
+            raise UnavailableError(reason)
+        self.pinned[peer.name] = attested
+        return attested
 
     async def abandon(self) -> None:
         """Cancel what still runs for this request."""
