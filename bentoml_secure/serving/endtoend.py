@@ -108,8 +108,8 @@ class EndToEnd:
 
         agreed = await self._collect(context, shares, ask)
         if agreed.late is not None:
-            # Compared at the end only: what comes after it is of no use to anybody.
-            agreed.late.cancel()
+            # Compared at the end only, without a grace: they are given up, and ended.
+            await agreed.late
         self._take(context, infer_index, chains, agreed, salts)
         ran = agreed.agreed.value
         values.tensors.update(ran.values.tensors)

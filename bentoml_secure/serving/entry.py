@@ -345,18 +345,26 @@ class Entry:
         if localisation_due(context.infers, context.scenario):
             found = localise(context, digest, engine, sign, self.clock)
             due.append(("localisation", found))
-        state: metrics.ReceiptState = "completed"
-        for what, coming in due:
-            try:
-                attachment = await coming
-                await asyncio.to_thread(self.store.attach, receipt_id, attachment)
-            except Exception:
-                # Nobody waits for this task: the log and the missing attachment tell.
-                logger.exception("receipt %s: %s were not attached", receipt_id, what)
-                state = "failed"
+        # At once: each has a deadline of its own, whatever the others take.
+        attached = await asyncio.gather(
+            *(self._attach_one(receipt_id, what, coming) for what, coming in due)
+        )
         context.kept.clear()
         context.doubted.clear()
+        state: metrics.ReceiptState = "completed" if all(attached) else "failed"
         metrics.count_receipt(context.scenario.name, state)
+
+    async def _attach_one(
+        self, receipt_id: str, what: str, coming: Coroutine[None, None, Envelope]
+    ) -> bool:
+        try:
+            attachment = await coming
+            await asyncio.to_thread(self.store.attach, receipt_id, attachment)
+        except Exception:
+            # Nobody waits for this task: the log and the missing attachment tell.
+            logger.exception("receipt %s: %s were not attached", receipt_id, what)
+            return False
+        return True
 
     async def wait_complete(self, receipt_id: str, seconds: float) -> None:
         """Wait until what a receipt requires is attached, or the time is over."""
