@@ -162,7 +162,7 @@ def test_one_odd_replica_never_spoils_a_receipt(options: dict[str, Any]) -> None
     now = deployment().now + timedelta(seconds=3)
     verdict = verify_bundle(bundle, deployment().trust, now=now)
     assert verdict.state is State.ACCEPTED
-    liars = {Behaviour.LIAR, Behaviour.LATE_LIAR}
+    liars = {Behaviour.LIAR, Behaviour.OTHER_LIAR, Behaviour.LATE_LIAR}
     expected = sorted(
         (infer, segment)
         for (infer, segment, _), behaviour in options["behaviours"].items()

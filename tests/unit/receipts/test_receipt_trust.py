@@ -6,7 +6,7 @@ from bentoml_secure.attestation.reference_values import Unchecked
 from bentoml_secure.digest import Digest, digest_json
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.receipts.draw import Drawn
-from bentoml_secure.receipts.trust import parse_trust, write_trust
+from bentoml_secure.receipts.trust import MAX_WEIGHT_RATIO, parse_trust, write_trust
 from bentoml_secure.scenario import Independence
 from bentoml_secure.testing.deployment import Deployment
 
@@ -57,6 +57,20 @@ def test_a_draw_is_demanded_where_it_says_so() -> None:
         assert parse_trust(data).draw is drawn
 
 
+def test_a_referee_s_word_is_taken_where_it_says_so() -> None:
+    assert parse_trust(TRUST.encode()).referee is False
+    for said, taken in (("true", True), ("false", False)):
+        data = edited("minimum_quorum", f"referee = {said}\nminimum_quorum")
+        assert parse_trust(data).referee is taken
+
+
+def test_weights_lie_as_far_apart_as_reputations_do() -> None:
+    assert parse_trust(TRUST.encode()).weight_ratio == MAX_WEIGHT_RATIO == 200
+    for ratio in ("1", "1.0", "4.5", "200"):
+        data = edited("minimum_quorum", f"weight_ratio = {ratio}\nminimum_quorum")
+        assert parse_trust(data).weight_ratio == float(ratio)
+
+
 def test_scenarios_may_be_left_out_with_a_reason() -> None:
     lines = f'general = "{DIGEST}"\n"of two words" = "{OTHER}"'
     trust = parse_trust(edited(lines, 'unchecked = "one only"'))
@@ -87,6 +101,13 @@ def test_a_scenario_called_unchecked_is_a_scenario() -> None:
         (edited("minimum_", 'draw = "any"\nminimum_'), "draw: got 'any'"),
         (edited("minimum_", "draw = true\nminimum_"), "draw: got True"),
         (edited("minimum_", "draw = []\nminimum_"), r"draw: got \[\]"),
+        (edited("minimum_", 'referee = "yes"\nminimum_'), "referee: got 'yes'"),
+        (edited("minimum_", "referee = 1\nminimum_"), "referee: got 1"),
+        (edited("minimum_", "weight_ratio = 0.9\nminimum_"), "weight_ratio: got 0.9"),
+        (edited("minimum_", "weight_ratio = 200.1\nminimum_"), "want 1 to 200"),
+        (edited("minimum_", "weight_ratio = nan\nminimum_"), "weight_ratio: got nan"),
+        (edited("minimum_", "weight_ratio = true\nminimum_"), "weight_ratio: got True"),
+        (edited("minimum_", 'weight_ratio = "2"\nminimum_'), "weight_ratio: got '2'"),
         (edited(f'plan_digests = ["{DIGEST}"]', "plan_digests = []"), "at least one"),
         (edited(f'["{DIGEST}"]', '["sha256:00"]'), "want sha256-jcs-v1"),
         (edited(f'["{DIGEST}"]', "{ unchecked = true }"), "a reason of"),
@@ -125,6 +146,8 @@ def test_what_is_written_is_read(deployment: Deployment) -> None:
         minimum_quorum=3,
         independence=Independence.VENDOR,
         draw=Drawn.COMMITTED,
+        referee=True,
+        weight_ratio=4.5,
     )
     trust = parse_trust(written.encode())
     assert trust.config_digests == tuple(sorted((DIGEST, OTHER)))
@@ -132,6 +155,7 @@ def test_what_is_written_is_read(deployment: Deployment) -> None:
     assert trust.policy == deployment.policy
     assert trust.independence is Independence.VENDOR
     assert trust.draw is Drawn.COMMITTED
+    assert (trust.referee, trust.weight_ratio) == (True, 4.5)
 
 
 def test_what_would_be_refused_is_not_written(deployment: Deployment) -> None:
