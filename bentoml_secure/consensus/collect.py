@@ -100,16 +100,16 @@ async def _run(
             await course.take(name, outcome)
         now = clock()
         ended = now >= deadline
-        tally = None
-        if ended or now >= patience or not _must_wait(course):
-            tally = await course.tally()
-            if tally.accepted:
-                return tally, None
-        if now >= hedge:
-            await course.hedge()
+        due = ended or now >= patience
+        tally = await _count(course, due=due)
+        if now >= hedge and not (tally and tally.accepted):
             hedge = now + (terms.hedge_seconds or math.inf)
+            if await course.hedge():
+                tally = await _count(course, due=due)
         if tally is None:
             continue
+        if tally.accepted:
+            return tally, None
         stuck = not course.pending or not reachable(tally)
         if not ended and (stuck or now >= patience):
             if course.escalate():
@@ -123,10 +123,12 @@ async def _run(
             raise refusal(tally, _why(course, ended=ended))
 
 
-def _must_wait(course: Course[T]) -> bool:
-    """Tell whether nothing can be decided before more comes in."""
+async def _count(course: Course[T], *, due: bool) -> Tally | None:
+    """Count what came in; None where nothing can be decided before more does."""
     hopeful = len(course.answers) + len(course.pending) >= course.quorum
-    return hopeful and len(course.answers) < course.quorum
+    if not due and hopeful and len(course.answers) < course.quorum:
+        return None
+    return await course.tally()
 
 
 def _why(course: Course[T], *, ended: bool) -> str:

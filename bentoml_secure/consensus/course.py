@@ -178,20 +178,26 @@ class Course(Generic[T]):
         await self.asks.cancel([slow])
         return True
 
-    async def hedge(self) -> None:
-        """Ask a spare beside the first who has not answered, if there is one."""
+    async def hedge(self) -> bool:
+        """Ask a spare beside the first who has not answered, if there is one.
+
+        Returns:
+            Whether one that has answered already got the seat: what was counted before
+            does not hold any more.
+        """
         if self.asks.running - {*self.seating.seats}:
-            return
+            return False
         for slow in self.pending:
             for spare in [*self._reserve]:
                 if await self._hand_seat(slow, spare):
-                    return
+                    return True
             other = self.bench.seat(self._size, {**self.gone, slow: ""})
             new = [name for name in other.seats if self._is_fresh(name)]
             if new and {*self.seating.seats} - {slow} <= {*other.seats}:
                 self._trial[new[0]] = slow
                 self._start(new[0])
-                return
+                return False
+        return False
 
     def escalate(self) -> bool:
         """Seat two more replicas and ask them; tell whether there were any."""

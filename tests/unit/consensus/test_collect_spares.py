@@ -147,6 +147,25 @@ class TestHedging:
         assert (outcome.skips, outcome.unused) == ((), ("d",))
         assert replicas.cancelled == ["d"]
 
+    async def test_an_answer_that_gets_a_seat_is_counted_at_once(self) -> None:
+        """With it there is a quorum, and nobody left to wait for."""
+        replicas = Replicas()
+        task = asyncio.create_task(
+            run(bench("abcd", spares=1), replicas, hedge_seconds=SOON)
+        )
+        await asyncio.sleep(1.5 * SOON)
+        assert replicas.asked == ["a", "b", "c", "d"]
+        replicas.give("a", 2.0)
+        replicas.give("b", 1.0)
+        # Asked beside a, who was not so slow after all; c is.
+        replicas.give("d", 1.0)
+        outcome = await task
+        assert names(outcome.tally) == ["a", "b", "d"]
+        assert outcome.tally.clique == ("b", "d")
+        assert [skip.replica for skip in outcome.skips] == ["c"]
+        votes = [vote("a", 2.0), vote("b", 1.0), vote("d", 1.0)]
+        assert recompute(outcome.tally, votes) == []
+
     async def test_nobody_is_hedged_who_is_quick(self) -> None:
         replicas = Replicas()
         for name in "abc":
