@@ -238,8 +238,11 @@ class Load:
                     answer = self.target.ask(client)
                 except QuorumNotReached as refused:
                     self.refusals.append(refused)
+                    # Who is refused asks for evidence anew, of which there is so much.
+                    self._over.wait(0.1)
                 except (SecureError, AssertionError) as error:
-                    self.failures.append(f"{error!r} {error.__notes__}")
+                    notes = getattr(error, "__notes__", [])
+                    self.failures.append(f"{error!r} {notes}")
                 else:
                     if answer.verdict.state is not State.ACCEPTED:
                         self.failures.append(f"{answer.verdict}")
