@@ -223,8 +223,9 @@ class Scenario:
             if getattr(minimum, name) and not getattr(self, name):
                 weaker.append(name)
         # What lets more of the choice, or a verdict, rest with one party.
-        if self.spares > minimum.spares:
-            weaker.append("spares")
+        for name in ("spares", "escalation"):
+            if getattr(self, name) > getattr(minimum, name):
+                weaker.append(name)
         if self.referee and not minimum.referee:
             weaker.append("referee")
         if self.mode is not minimum.mode and self.mode is Mode.END_TO_END:

@@ -105,7 +105,11 @@ async def audit(
             raise UnavailableError("it decided this segment itself")
         _require_pinned(context, served.auditor)
         asking = engine.lockstep.asking(
-            context, served.infer, served.segment, kept.values, kept.salts
+            context,
+            served.infer,
+            served.segment,
+            _require_kept(kept.values),
+            kept.salts,
         )
         return await asking.ask(engine.referees[served.segment])
 
@@ -139,16 +143,21 @@ def _served(context: RequestContext, engine: Engine) -> Iterator[Served]:
         yield from _values_served(engine, kept.infer_index, kept.values)
 
 
-def _values_served(engine: Engine, infer: int, values: Values) -> Iterator[Served]:
+def _values_served(
+    engine: Engine, infer: int, values: Values | None
+) -> Iterator[Served]:
+    # Of what was not kept nothing is compared: nobody is asked about it.
+    tensors = {} if values is None else values.tensors
+    commitments = {} if values is None else values.commitments
     for index, segment in enumerate(engine.plan.segments):
         made = [spec.name for spec in segment.outputs]
         yield Served(
             infer=infer,
             segment=index,
             auditor=engine.referees[index].name,
-            inputs={s.name: values.tensors[s.name] for s in segment.inputs},
-            outputs={name: values.tensors[name] for name in made},
-            commitments={name: values.commitments[name] for name in made},
+            inputs={s.name: tensors[s.name] for s in segment.inputs if tensors},
+            outputs={name: tensors[name] for name in made if tensors},
+            commitments={name: commitments[name] for name in made if commitments},
             tolerance=segment.tolerance,
             distance=engine.lockstep.distances[index],
         )
@@ -180,14 +189,14 @@ async def localise(
                 context,
                 served.infer,
                 served.segment,
-                doubted.ran.values,
+                _require_kept(doubted.values),
                 doubted.salts,
             )
             return await asking.ask(engine.referees[served.segment])
 
         place = doubted.infer_index, doubted.chain[-1]
         chains[place] = await recompute(
-            _values_served(engine, doubted.infer_index, doubted.ran.values),
+            _values_served(engine, doubted.infer_index, doubted.values),
             ask,
             deadline_seconds=seconds / len(context.doubted),
         )
@@ -217,6 +226,12 @@ def _name_faults(
                 made.segment,
                 {replica: Outcome.DISSENTED},
             )
+
+
+def _require_kept(values: Values | None) -> Values:
+    if values is None:
+        raise UnavailableError("too many requests wait for their recomputation")
+    return values
 
 
 def _require_pinned(context: RequestContext, auditor: str) -> None:

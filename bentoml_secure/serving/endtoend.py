@@ -20,7 +20,7 @@ from bentoml_secure.consensus.collect import Answer, Ask, Round, Terms, collect
 from bentoml_secure.consensus.quorum import Member, Vote
 from bentoml_secure.consensus.reputation import Outcome
 from bentoml_secure.consensus.seating import Bench
-from bentoml_secure.errors import UnavailableError
+from bentoml_secure.errors import SecureError, UnavailableError
 from bentoml_secure.receipts.chains import (
     ChainsRecord,
     chain_tolerance,
@@ -45,11 +45,18 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Doubted:
-    """A chain that ended apart from the agreed one, kept to find its fault."""
+    """A chain that ended apart from the agreed one, kept to find its fault.
+
+    Attributes:
+        infer_index: Which ``infer``, from 0.
+        chain: Its replicas.
+        values: What they made; None where too much was kept already.
+        salts: Of every tensor.
+    """
 
     infer_index: int
     chain: tuple[str, ...]
-    ran: Ran
+    values: Values | None
     salts: Mapping[str, bytes]
 
 
@@ -160,10 +167,14 @@ class EndToEnd:
         own = Values(dict(values.tensors), dict(values.commitments))
         made = []
         for index, name in enumerate(chain):
-            if (barred := self._standing.barred(name)) is not None:
-                raise UnavailableError(f"{name}: {barred}")
             asking = self._lockstep.asking(context, infer_index, index, own, salts)
-            answer = await asking.ask(self._peers[name])
+            try:
+                if (barred := self._standing.barred(name)) is not None:
+                    raise UnavailableError(barred)
+                answer = await asking.ask(self._peers[name])
+            except (SecureError, OSError) as error:
+                # The chain is absent; this says by whose fault.
+                raise UnavailableError(f"{name}: {error.args[0]}") from error
             made.append(answer.value)
             own.tensors.update(answer.value.tensors)
             own.commitments.update(answer.value.commitments)
@@ -192,5 +203,5 @@ class EndToEnd:
                 self._standing.record(context.request_id.hex(), index, outcome)
         # A dissenting chain costs nobody before it is known whose fault it is.
         for name in agreed.tally.dissenters:
-            ran = agreed.answers[name].value
-            context.doubted.append(Doubted(infer_index, chains[name], ran, salts))
+            made = agreed.answers[name].value.values
+            context.doubted.append(Doubted(infer_index, chains[name], made, salts))

@@ -56,6 +56,9 @@ MAX_OPEN_NONCES = 10_000
 MAX_KEPT_SALTS = 10_000
 CLOSE_SECONDS = 10.0
 MAX_CLIENT_FINISH_BYTES = 16 * 1024
+MAX_KEPT_BYTES = 1 << 30
+"""Of tensors that wait for referees: beyond it, requests are not recomputed."""
+
 MAX_CLIENT_EXCHANGES = 1 << 14
 """Of one client's session: its window of used ids has at most 2 MiB."""
 
@@ -196,6 +199,7 @@ class Entry:
         self._keep_salts = keep_salts
         self._examiner = examiner
         self._completions: dict[str, asyncio.Task[None]] = {}
+        self._kept_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def _first_draw(self, session: Session) -> Document | None:
@@ -328,9 +332,19 @@ class Entry:
         if not (context.late or context.kept or context.doubted):
             metrics.count_receipt(context.scenario.name, "completed")
             return
+        if self._kept_bytes + context.kept_bytes > MAX_KEPT_BYTES:
+            logger.warning("receipt %s: too many others wait for referees", receipt_id)
+            context.forget()
+        self._kept_bytes += context.kept_bytes
         task = asyncio.create_task(self._attach(context, receipt_id, receipt, keys))
         self._completions[receipt_id] = task
-        task.add_done_callback(lambda _: self._completions.pop(receipt_id, None))
+        task.add_done_callback(lambda _: self._end(context, receipt_id))
+
+    def _end(self, context: RequestContext, receipt_id: str) -> None:
+        self._completions.pop(receipt_id, None)
+        self._kept_bytes -= context.kept_bytes
+        context.kept.clear()
+        context.doubted.clear()
 
     async def _attach(
         self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
@@ -349,8 +363,6 @@ class Entry:
         attached = await asyncio.gather(
             *(self._attach_one(receipt_id, what, coming) for what, coming in due)
         )
-        context.kept.clear()
-        context.doubted.clear()
         state: metrics.ReceiptState = "completed" if all(attached) else "failed"
         metrics.count_receipt(context.scenario.name, state)
 
@@ -376,7 +388,7 @@ class Entry:
         """Finish attachments, stop attesting, close connections and files."""
         if self._completions:
             await asyncio.wait(self._completions.values(), timeout=CLOSE_SECONDS)
-        for task in self._tasks:
+        for task in [*self._tasks, *self._completions.values()]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,8 +31,12 @@ from bentoml_secure.consensus.reputation import Outcome, capped, outcomes_of
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.consensus.seating import Bench
 from bentoml_secure.consensus.tally import Tally
-from bentoml_secure.digest import Digest
-from bentoml_secure.errors import QuorumNotReached, UnavailableError
+from bentoml_secure.digest import Digest, is_finite_number
+from bentoml_secure.errors import (
+    ConfigurationError,
+    QuorumNotReached,
+    UnavailableError,
+)
 from bentoml_secure.receipts.receipt import SegmentRecord
 from bentoml_secure.receipts.records import RefereeRecord
 from bentoml_secure.scenario import Independence, Scenario
@@ -52,13 +56,24 @@ class Values:
     tensors: dict[str, Array]
     commitments: dict[str, Digest]
 
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(array.nbytes for array in self.tensors.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one ``infer`` passed between segments, kept for an audit."""
+    """What one ``infer`` passed between segments, kept for an audit.
+
+    Attributes:
+        infer_index: Which ``infer``, from 0.
+        values: None where too much was kept already: it cannot be audited.
+        salts: Of every tensor.
+    """
 
     infer_index: int
-    values: Values
+    values: Values | None
     salts: Mapping[str, bytes]
 
 
@@ -71,6 +86,9 @@ class PendingVotes:
     tolerance: float
     agreed: Made
     task: asyncio.Task[Late[Made]]
+
+
+Distance = Callable[[Mapping[str, Array], Mapping[str, Array]], float | None]
 
 
 class Standing(Protocol):
@@ -117,7 +135,7 @@ class Lockstep:
         self._referees = referees
         self._standing = standing
         self._latencies = [Latencies() for _ in plan.segments]
-        self.distances = [load_rule(s.rule).distance for s in plan.segments]
+        self.distances = [_finite(load_rule(s.rule).distance) for s in plan.segments]
 
     def asking(
         self,
@@ -252,7 +270,8 @@ class Lockstep:
             # The referee is asked when every answer is there: nothing to be blind to.
             asked = asking if name != referee else replace(asking, barrier=None)
             answer = await asked.ask(peers[name])
-            latencies.add(time.monotonic() - begun)
+            if name != referee:
+                latencies.add(time.monotonic() - begun)
             return answer
 
         return await collect(
@@ -351,6 +370,21 @@ def _barrier(bench: Bench, scenario: Scenario) -> Barrier | None:
         # Before more replicas are asked, which is at half of the deadline.
         wait_seconds=scenario.deadline_ms / 4000,
     )
+
+
+def _finite(distance: Distance) -> Distance:
+    """Return a rule's distance, refusing what no rule may say: NaN agrees with all."""
+
+    def measured(a: Mapping[str, Array], b: Mapping[str, Array]) -> float | None:
+        apart = distance(a, b)
+        if apart is not None and not (is_finite_number(apart) and apart >= 0):
+            raise ConfigurationError(
+                f"distance: got {apart}, want a finite number from 0, or none.",
+                remedy="Mend the rule that measured it.",
+            )
+        return apart
+
+    return measured
 
 
 def weigh(members: tuple[Member, ...]) -> tuple[Member, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,18 @@ class RequestContext:
             raise UnavailableError(reason)
         self.pinned[peer.name] = attested
         return attested
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the tensors that wait for referees."""
+        held = [*(kept.values for kept in self.kept)]
+        held += [doubted.values for doubted in self.doubted]
+        return sum(values.nbytes for values in held if values is not None)
+
+    def forget(self) -> None:
+        """Let go of the tensors that wait for referees, who then say so."""
+        self.kept[:] = [replace(each, values=None) for each in self.kept]
+        self.doubted[:] = [replace(each, values=None) for each in self.doubted]
 
     async def abandon(self) -> None:
         """Cancel what still runs for this request."""

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bentoml_secure.errors import QuorumNotReached, ReceiptError
+from bentoml_secure.errors import (
+    MalformedInputError,
+    QuorumNotReached,
+    ReceiptError,
+)
 from bentoml_secure.receipts.draw import Draw
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
 from bentoml_secure.scenario import Mode
+from bentoml_secure.serving import entry
 from bentoml_secure.serving.engine import Engine
 from bentoml_secure.serving.runner import RunSegment
 from bentoml_secure.testing.faults import lying, scaled
@@ -129,9 +134,7 @@ class TestAudit:
             folder = tmp_path / str(rate)
             folder.mkdir()
             if rate:
-                with pytest.raises(
-                    ReceiptError, match="segment 1 answer"
-                ):
+                with pytest.raises(ReceiptError, match="segment 1 answer"):
                     await served(ground, folder, runs)
             else:
                 verdict, outputs = await served(ground, folder, runs)
@@ -197,16 +200,32 @@ class TestEndToEnd:
         late = {(d["segment"], d["replica"]) for d in verdict.claims["absent"]}
         assert len(named | late) == 3
 
+    async def test_tensors_that_wait_for_referees_are_bounded(
+        self, skips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(entry, "MAX_KEPT_BYTES", 10)
+        ground = make_ground(
+            skips / "plan", mode=Mode.END_TO_END, referee=True, audit_rate=1.0
+        )
+        verdict, _ = await served(ground, tmp_path, lies(ground, (1, 0)))
+        assert verdict.state is State.ACCEPTED
+        reasons = {(a["where"], a["reason"]) for a in verdict.claims["absent"]}
+        why = "UnavailableError: too many requests wait for their recomputation"
+        assert reasons == {("audit", why), ("localisation", why)}
+        assert verdict.claims["dissenters"] == []
+
     async def test_a_lone_chain_that_fails_is_absent(
         self, skips: Path, tmp_path: Path
     ) -> None:
         ground = make_ground(skips / "plan", mode=Mode.END_TO_END)
 
         def fails(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-            raise QuorumNotReached("no", {})
+            raise MalformedInputError("cannot")
 
         verdict, _ = await served(ground, tmp_path, {(1, 2): fails})
         assert verdict.state is State.ACCEPTED
+        for absence in verdict.claims["absent"]:
+            assert f"{name_of(1, 2)}: " in absence["reason"]
 
 
 async def _one_of_each_chain(ground: Ground) -> list[tuple[int, int]]:
