@@ -89,6 +89,7 @@ async def commit_outputs(
     """Return the commitment of each output, by name, before any of it is sent."""
 
     def commit() -> Mapping[str, Digest]:
+        """Take in every piece."""
         for piece in outgoing.data():
             commitments.update(piece)
         return commitments.result()

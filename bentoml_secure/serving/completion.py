@@ -100,6 +100,7 @@ async def audit(
     salts = {kept.infer_index: kept for kept in context.kept}
 
     async def ask(served: Served) -> Answer[Made]:
+        """Have the referee make one segment's answer again."""
         kept = salts[served.infer]
         if (served.infer, served.segment) in ruled:
             raise UnavailableError("it decided this segment itself")
@@ -184,6 +185,7 @@ async def localise(
     for doubted in context.doubted:
 
         async def ask(served: Served, doubted: Doubted = doubted) -> Answer[Made]:
+            """Have the referee make one answer of the chain again."""
             _require_pinned(context, served.auditor)
             asking = engine.lockstep.asking(
                 context,

@@ -111,6 +111,7 @@ class EndToEnd:
         shares = weigh_chains(list(chains.values()), weights)
 
         async def ask(name: str) -> Answer[Ran]:
+            """Run the chain of that name."""
             return await self._ask(context, infer_index, chains[name], values, salts)
 
         agreed = await self._collect(context, shares, ask)
