@@ -47,6 +47,7 @@ def write_section(path: Path, found: Mapping[str, Any]) -> None:
 def section(found: Mapping[str, Any]) -> str:
     """Return the figures as text and tables."""
     environment = ", ".join(f"{k} {v}" for k, v in found["environment"].items())
+    found = found["figures"]
     seconds = found["seconds_per_request"]
     return f"""Measured with {environment}.
 A request took {1e3 * seconds:.0f} ms at the median, until its receipt was judged.
