@@ -15,34 +15,45 @@ from tests.harness import REPOSITORY
 
 FOUND: dict[str, Any] = {
     "environment": {"Python": "3.11", "onnxruntime": "1.32.0"},
-    "seconds_per_request": 0.1234,
-    "cheats": [
-        {
-            "cheat": "fp16",
-            "requests": 200,
-            "detected": 200,
-            "named": 199,
-            "silent": 1,
-            "wrong": 0,
-            "refused": 1,
-        }
-    ],
-    "honest": [
-        {
-            "runtimes": ["onnxruntime 1.32.0", "onnxruntime 1.23.2", "torch 2.13.0"],
-            "requests": 2500,
-            "accusations": 0,
-            "absences": 2,
-            "wrong": 0,
-            "refused": 0,
-            "largest": 3.2e-6,
-        }
-    ],
-    "noise": [{"segment": 1, "caught": 1.002, "missed": 0.998, "served": 1e-5}],
-    "tolerances": [1e-4, 2.2e-4],
-    "deviations": [
-        {"segment": EVERYWHERE, "kind": "aimed", "largest": 6.5e-4, "cosine": 0.99999}
-    ],
+    "figures": {
+        "seconds_per_request": 0.1234,
+        "cheats": [
+            {
+                "cheat": "fp16",
+                "requests": 200,
+                "detected": 200,
+                "named": 199,
+                "silent": 1,
+                "wrong": 0,
+                "refused": 1,
+            }
+        ],
+        "honest": [
+            {
+                "runtimes": [
+                    "onnxruntime 1.32.0",
+                    "onnxruntime 1.23.2",
+                    "torch 2.13.0",
+                ],
+                "requests": 2500,
+                "accusations": 0,
+                "absences": 2,
+                "wrong": 0,
+                "refused": 0,
+                "largest": 3.2e-6,
+            }
+        ],
+        "noise": [{"segment": 1, "caught": 1.002, "missed": 0.998, "served": 1e-5}],
+        "tolerances": [1e-4, 2.2e-4],
+        "deviations": [
+            {
+                "segment": EVERYWHERE,
+                "kind": "aimed",
+                "largest": 6.5e-4,
+                "cosine": 0.99999,
+            }
+        ],
+    },
 }
 
 
