@@ -11,8 +11,9 @@
    right answers in a row readmit it at READMITTED. A wrong one costs as a dissent does.
    A right one earns no weight: trials cannot be farmed.
 5. The third quarantine, or the least weight in one, is for good: only a reset ends it.
-6. No voice of a committee has half of its weight or more (``capped``), however much it
-   earned: all the others together always outweigh it.
+6. No minority of a committee has half of its weight (``capped``), however much it
+   earned: all the others together always outweigh it, so f of 2f+1 carry no vote and
+   prevent none.
 
 Source: the factors are those that Nesa publishes for its miners; clamp and cap are not.
 """
@@ -40,8 +41,9 @@ MOST_QUARANTINES = 3
 """The one that is for good."""
 
 MAX_SHARE = 0.49
-"""Of a committee's weight. Below a half by more than rounding; above a third, so that
-three voices can keep to it."""
+"""Of a committee's weight, for its largest minority. Below a half by more than
+rounding. Minorities of 25 voices and more are close to half themselves; theirs lies
+midway between."""
 
 
 class Outcome(StrEnum):
@@ -169,8 +171,9 @@ def capped(
 ) -> dict[str, float]:
     """Return a committee's weights, the heaviest lowered until no share is too large.
 
-    No voice keeps more than MAX_SHARE of the weight, so that none can carry a vote or
-    prevent one against all the others. Of two voices both get the lesser weight: each
+    The heaviest f of n voices, f being the most that are fewer than half, keep no more
+    than MAX_SHARE of the weight together: they can neither carry a vote nor prevent
+    one against all the others. Of two voices both get the lesser weight: each
     has exactly half, and neither carries without the other. One voice alone is all
     there is, and keeps its weight.
 
@@ -190,12 +193,22 @@ def capped(
 
 def _most(weights: list[float]) -> float:
     """Return the largest weight that a voice may have, of weights from the largest."""
-    if len(weights) < 3:
-        return weights[-1] if len(weights) == 2 else inf
-    for lowered in range(2):
-        # So many lowered to one weight hold exactly MAX_SHARE each; the rest, less.
+    count = len(weights)
+    if count < 3:
+        return weights[-1] if count == 2 else inf
+    faults = (count - 1) // 2
+    # Of very many equal ones almost half are as many as may fail.
+    share = max(MAX_SHARE, (2 * faults + count) / (4 * count))
+    if fsum(weights[:faults]) <= share * fsum(weights):
+        return inf
+    for lowered in range(1, count):
+        # So many lowered to one weight: the heaviest have exactly their share.
         rest = fsum(weights[lowered:])
-        most = MAX_SHARE * rest / (1 - MAX_SHARE * lowered)
+        if lowered < faults:
+            heavy = fsum(weights[lowered:faults])
+            most = (share * rest - heavy) / (lowered * (1 - share))
+        else:
+            most = share * rest / (faults - share * lowered)
         if weights[lowered] <= most:
-            return most if lowered else inf
-    return MAX_SHARE * fsum(weights[2:]) / (1 - 2 * MAX_SHARE)
+            return most
+    return weights[-1]

@@ -243,6 +243,9 @@ def share(weights: dict[str, float], name: str) -> float:
         # Two are, beside a light third.
         ([2.0, 2.0, 0.01], [0.245, 0.245, 0.01]),
         ([2.0, 0.9, 0.01], [0.245, 0.245, 0.01]),
+        # Two of five are, together: they keep 0.49 of the whole.
+        ([2.0, 2.0, 0.5, 0.5, 0.5], [1.5 * 0.245 / 0.51] * 2 + [0.5] * 3),
+        ([2.0, 0.55, 0.5, 0.5, 0.5], [(2.05 * 0.49 - 0.55) / 0.51, 0.55] + [0.5] * 3),
         # Of two both get the lesser; one keeps its own.
         ([2.0, 0.5], [0.5, 0.5]),
         ([2.0], [2.0]),
