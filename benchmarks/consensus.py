@@ -127,7 +127,7 @@ def requests(
         "nbytes": COST_SIZE,
         "count": count,
     }
-    times: list[float] = server.call("requests", spec)["ms"]
+    times: list[float] = server.call("requests", spec, scenario=scenario)["ms"]
     return times
 
 
@@ -170,7 +170,7 @@ def overhead(server: Server, rounds: int) -> dict[str, float]:
             "_unanimous_commit_reveal": "n3-all-committed",
         }.items():
             spec = {"scenario": scenario, "nbytes": nbytes, "count": count}
-            times = server.call("rounds", spec)
+            times = server.call("rounds", spec, scenario=scenario)
             single = statistics.median(times["single"])
             agreed = statistics.median(times["agreed"])
             found[f"round_ms_{size}{suffix}"] = agreed

@@ -35,12 +35,22 @@ class Server:
         self.url = url
         self.log = log
 
-    def call(self, path: str, document: Any, *, timeout: float = 1200) -> Any:
-        """Return the JSON answer to a JSON body."""
+    def call(
+        self,
+        path: str,
+        document: Any,
+        *,
+        timeout: float = 1200,
+        scenario: str | None = None,
+    ) -> Any:
+        """Return the JSON answer to a JSON body, under a scenario or the minimum."""
+        headers = {"content-type": "application/json"}
+        if scenario is not None:
+            headers["bsec-scenario"] = scenario
         request = urllib.request.Request(  # noqa: S310 - our own http URL
             f"{self.url}/{path}",
             json.dumps(document).encode(),
-            {"content-type": "application/json"},
+            headers,
         )
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
