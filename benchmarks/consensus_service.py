@@ -72,8 +72,8 @@ class Measured:
         return {"single": single, "agreed": agreed}
 
     async def _own_receipt(self) -> None:
-        # This call's own: an answer without an infer is refused. Under the scenario that
-        # was measured: a committee of one might be the replica that is late.
+        # This call's own: an answer without an infer is refused. Under the scenario
+        # that was measured: a committee of one might be the replica that is late.
         await self.secure.infer({"x0": np.zeros(4, np.float32)})
 
 
