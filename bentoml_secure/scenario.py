@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, assert_never
 
 from bentoml_secure.attestation.evidence import VerifiedClaims, parse_kind
+from bentoml_secure.consensus.seating import ESCALATION_STEP
 from bentoml_secure.digest import (
     Digest,
     digest_json,
@@ -51,8 +52,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "audit_rate": 0.0,
 }
 _FLAGS = ("sealed", "referee", "commit_reveal")
-ESCALATION_STEP = 2
-"""Replicas more in each escalation: one more may lie, and the quorum is one higher."""
 _SEGMENT = re.compile(r"0|[1-9][0-9]{0,2}")
 
 

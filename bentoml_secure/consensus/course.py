@@ -12,13 +12,10 @@ from typing import Generic, TypeVar
 
 from bentoml_secure.consensus.asks import Answer, Ask, Asks, Late, absence
 from bentoml_secure.consensus.quorum import Tally, decide
-from bentoml_secure.consensus.seating import Bench
+from bentoml_secure.consensus.seating import ESCALATION_STEP, Bench
 from bentoml_secure.consensus.tally import Absence, Member
 
 T = TypeVar("T")
-
-ESCALATION_STEP = 2
-"""Replicas more each time: one more may lie, so one more has to agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 from bentoml_secure.consensus.tally import Absence, Member, printable
 
+ESCALATION_STEP = 2
+"""Seats more in each escalation: one more may lie, so one more has to agree."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seating:

@@ -27,10 +27,9 @@ from bentoml_secure.consensus.committee import (
     seed,
 )
 from bentoml_secure.consensus.reputation import LEAST_WEIGHT, MOST_WEIGHT, capped
-from bentoml_secure.consensus.seating import take_seats
+from bentoml_secure.consensus.seating import ESCALATION_STEP, take_seats
 from bentoml_secure.receipts.judgement import Judgement, Round, voice_of
 from bentoml_secure.receipts.receipt import RUNNER, Receipt, SegmentRecord
-from bentoml_secure.scenario import ESCALATION_STEP
 
 
 def draw_seed(receipt: Receipt) -> bytes:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bentoml_secure.attestation.evidence import AttestationResult
+from bentoml_secure.consensus.seating import ESCALATION_STEP
 from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.receipts.case import Case, Report
-from bentoml_secure.scenario import ESCALATION_STEP, Independence, Scenario
+from bentoml_secure.scenario import Independence, Scenario
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import Segment
 from bentoml_secure.statements import Statement, verify_statement

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from bentoml_secure.consensus.quorum import decide
 from bentoml_secure.consensus.reputation import capped
-from bentoml_secure.consensus.seating import Seating, take_seats
+from bentoml_secure.consensus.seating import ESCALATION_STEP, Seating, take_seats
 from bentoml_secure.consensus.tally import Absence, Member, Tally, Vote
 from bentoml_secure.receipts.commitments import Revealed
 from bentoml_secure.receipts.late_votes import LateAnswer, LateRound
 from bentoml_secure.receipts.records import RefereeRecord, SegmentRecord
-from bentoml_secure.scenario import ESCALATION_STEP
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import verify_statement
 from bentoml_secure.tensors import Array
