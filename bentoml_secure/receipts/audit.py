@@ -24,19 +24,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from bentoml_secure.audit.recompute import Recomputation, Verdict
+from bentoml_secure.audit.recompute import Recomputation
 from bentoml_secure.audit.sampling import audited
-from bentoml_secure.consensus.tally import printable
-from bentoml_secure.digest import Digest, is_finite_number
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.receipts.attachments import Attachment, issue_attachment
-from bentoml_secure.receipts.committees import draw_seed, judge_place
-from bentoml_secure.receipts.judgement import Judgement, Round, verify_vote
+from bentoml_secure.receipts.committees import draw_seed
+from bentoml_secure.receipts.judgement import Judgement, Round
 from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS, Receipt
-from bentoml_secure.receipts.strict import choice, fields, items, text, whole
+from bentoml_secure.receipts.recomputations import (
+    judge_answer,
+    judge_referee,
+    recomputation_from_json,
+    recomputation_to_json,
+)
+from bentoml_secure.receipts.strict import fields, items, whole
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.signing import Envelope, SigningKey
-from bentoml_secure.statements import Statement, parse_statement_envelope
 
 AUDIT = "audit"
 SETTLE_SECONDS = 60
@@ -134,61 +138,6 @@ class Audit:
         return audit
 
 
-def recomputation_to_json(made: Recomputation) -> dict[str, Any]:
-    """Return one recomputed segment, as it stands in an attachment."""
-    return {
-        "index": made.segment,
-        "replica": made.replica,
-        "verdict": made.verdict.value,
-        "statement": None if made.statement is None else made.statement.to_json(),
-        "distance": made.distance,
-        "reason": made.reason,
-    }
-
-
-_SEGMENT = ("index", "replica", "verdict", "statement", "distance", "reason")
-
-
-def recomputation_from_json(value: object, infer: int, what: str) -> Recomputation:
-    """Parse one recomputed segment.
-
-    Raises:
-        MalformedInputError: A field is missing, unknown or of another form, or does
-            not belong to the verdict.
-    """
-    got = fields(value, _SEGMENT, what=f"{what} segment")
-    index = whole(got["index"], what=f"{what} segment index", low=0, high=MAX_SEGMENTS)
-    what = f"{what} segment {index}"
-    verdict = Verdict(choice(got["verdict"], tuple(Verdict), what=f"{what} verdict"))
-    replica = text(got["replica"], what=f"{what} replica")
-    statement, distance, reason = got["statement"], got["distance"], got["reason"]
-    if verdict is Verdict.ABSENT:
-        said = text(reason, what=f"{what} reason")
-        if printable(said) != said:
-            raise MalformedInputError(f"{what} reason: got {len(said)} characters")
-        if statement is not None or distance is not None:
-            raise MalformedInputError(
-                f"{what}: want no statement and no distance where the verdict is absent"
-            )
-    else:
-        if reason is not None:
-            raise MalformedInputError(f"{what} reason: want null beside an answer")
-        if distance is not None and not (is_finite_number(distance) and distance >= 0):
-            raise MalformedInputError(
-                f"{what} distance: got {distance!r:.40}, want a number from 0, or null"
-            )
-        statement = parse_statement_envelope(statement)
-    return Recomputation(
-        infer=infer,
-        segment=index,
-        replica=replica,
-        verdict=verdict,
-        statement=statement,
-        distance=distance,
-        reason=reason,
-    )
-
-
 def issue_audit(audit: Audit, key: SigningKey) -> Envelope:
     """Sign what recomputing a request came to, with the receipt's key."""
     return issue_attachment(
@@ -229,48 +178,20 @@ def judge(attachment: Attachment, judgement: Judgement) -> None:
 
 
 def _judge_segment(judgement: Judgement, round_: Round, made: Recomputation) -> None:
-    report = judgement.report
+    report, tolerance = judgement.report, round_.tally.tolerance
     where = f"{AUDIT} infer {round_.infer} segment {round_.index}"
-    if (topology := judgement.case.topology) is not None:
-        referee = topology.referee_name(round_.index)
-        report.require(f"{where} replica", made.replica, referee or "no referee")
-    if made.statement is None:
-        reason = str(made.reason)
-        report.miss(round_.infer, round_.index, made.replica, reason, AUDIT)
+    if not judge_referee(judgement, made, where, AUDIT):
         return
     if not round_.tally.accepted:
         # Its own ruling is what was served: it cannot bear itself out.
         report.add(f"{where} replica", made.replica, "nobody: the referee decided it")
-    judge_place(judgement, round_, made.replica, where, asked=True)
-    statement = verify_vote(judgement, round_, made.replica, made.statement, where)
-    if statement is not None:
-        _judge_answer(judgement, round_, made, statement, where)
-
-
-def _judge_answer(
-    judgement: Judgement,
-    round_: Round,
-    made: Recomputation,
-    statement: Statement,
-    where: str,
-) -> None:
-    report, distance = judgement.report, made.distance
-    same = statement.outputs == round_.agreed
-    if same and distance != 0:
-        want = "0: its commitments are those of the answer served"
-        report.add(f"{where} distance", distance, want)
-    agrees = same or (distance is not None and distance <= round_.tally.tolerance)
-    report.require(
-        f"{where} verdict",
-        made.verdict.value,
-        (Verdict.AGREES if agrees else Verdict.DIFFERS).value,
-    )
-    if not agrees:
+    if not judge_answer(judgement, round_, made, where, of="the answer served"):
+        distance = made.distance
         apart = "that cannot be compared" if distance is None else f"{distance:g} away"
         report.add(
             f"{where} answer",
             f"one of {made.replica} {apart}",
-            f"within {round_.tally.tolerance:g} of the answer served",
+            f"within {tolerance:g} of the answer served",
         )
 
 

@@ -21,28 +21,23 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from bentoml_secure.audit.recompute import Recomputation, Verdict
+from bentoml_secure.audit.recompute import Recomputation
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.receipts.attachments import Attachment, issue_attachment
-from bentoml_secure.receipts.audit import (
-    longest_audit,
+from bentoml_secure.receipts.audit import longest_audit
+from bentoml_secure.receipts.judgement import Judgement, names_of
+from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS, Receipt
+from bentoml_secure.receipts.recomputations import (
+    judge_answer,
+    judge_referee,
     recomputation_from_json,
     recomputation_to_json,
 )
-from bentoml_secure.receipts.committees import judge_place
-from bentoml_secure.receipts.judgement import (
-    Judgement,
-    Round,
-    names_of,
-    verify_vote,
-)
-from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS, Receipt
 from bentoml_secure.receipts.records import MAX_REPLICAS, InferRecord
 from bentoml_secure.receipts.strict import fields, items, text, whole
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.signing import Envelope, SigningKey
-from bentoml_secure.statements import Statement
 
 LOCALISATION = "localisation"
 
@@ -167,14 +162,9 @@ def judge(attachment: Attachment, judgement: Judgement) -> None:
 def _judge_segment(
     judgement: Judgement, name: str, made: Recomputation, where: str
 ) -> None:
-    report, topology = judgement.report, judgement.case.topology
+    report = judgement.report
     where = f"{where} segment {made.segment}"
-    if topology is not None:
-        referee = topology.referee_name(made.segment)
-        report.require(f"{where} replica", made.replica, referee or "no referee")
-    if made.statement is None:
-        reason = str(made.reason)
-        report.miss(made.infer, made.segment, made.replica, reason, LOCALISATION)
+    if not judge_referee(judgement, made, where, LOCALISATION):
         return
     said = judgement.statements.get((made.infer, made.segment, name))
     agreed = judgement.rounds.get((made.infer, made.segment))
@@ -184,27 +174,5 @@ def _judge_segment(
     names = names_of(agreed.segment.inputs)
     given = {tensor: said.inputs[tensor] for tensor in names if tensor in said.inputs}
     round_ = replace(agreed, inputs=given, agreed=said.outputs)
-    judge_place(judgement, round_, made.replica, where, asked=True)
-    statement = verify_vote(judgement, round_, made.replica, made.statement, where)
-    if statement is not None:
-        _judge_verdict(judgement, round_, name, made, statement, where)
-
-
-def _judge_verdict(
-    judgement: Judgement,
-    round_: Round,
-    name: str,
-    made: Recomputation,
-    statement: Statement,
-    where: str,
-) -> None:
-    report, distance = judgement.report, made.distance
-    same = statement.outputs == round_.agreed
-    if same and distance != 0:
-        want = "0: its commitments are those of the replica's answer"
-        report.add(f"{where} distance", distance, want)
-    agrees = same or (distance is not None and distance <= round_.segment.tolerance)
-    verdict = Verdict.AGREES if agrees else Verdict.DIFFERS
-    report.require(f"{where} verdict", made.verdict.value, verdict.value)
-    if not agrees:
+    if not judge_answer(judgement, round_, made, where, of="the replica's answer"):
         report.dissent(made.infer, made.segment, name, LOCALISATION)

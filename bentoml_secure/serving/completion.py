@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -32,13 +33,10 @@ from bentoml_secure.receipts.receipt import RequiredAttachment
 from bentoml_secure.serving.asking import Made
 from bentoml_secure.serving.endtoend import Doubted
 from bentoml_secure.serving.engine import Engine
-from bentoml_secure.serving.lockstep import PendingVotes, Values
+from bentoml_secure.serving.lockstep import Distance, Kept, PendingVotes
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.signing import Envelope, SigningKey
 from bentoml_secure.statements import format_time
-from bentoml_secure.tensors import Array
-
-Distance = Callable[[Mapping[str, Array], Mapping[str, Array]], float | None]
 
 _AUDITED: Mapping[Verdict, metrics.Result] = {
     Verdict.AGREES: "pass",
@@ -97,22 +95,13 @@ async def audit(
         key: That signed the receipt.
         clock: For the time of issue.
     """
-    salts = {kept.infer_index: kept for kept in context.kept}
+    by_infer = {kept.infer_index: kept for kept in context.kept}
 
     async def ask(served: Served) -> Answer[Made]:
-        """Have the referee make one segment's answer again."""
-        kept = salts[served.infer]
+        """Ask the referee, unless the answer is its own."""
         if (served.infer, served.segment) in ruled:
             raise UnavailableError("it decided this segment itself")
-        _require_pinned(context, served.auditor)
-        asking = engine.lockstep.asking(
-            context,
-            served.infer,
-            served.segment,
-            _require_kept(kept.values),
-            kept.salts,
-        )
-        return await asking.ask(engine.referees[served.segment])
+        return await _ask_referee(context, engine, by_infer[served.infer], served)
 
     ruled = {
         (infer.index, segment)
@@ -121,8 +110,9 @@ async def audit(
         if record.referee is not None
     }
     rounds = len(context.infers) * len(engine.plan.segments)
+    in_order = sorted(context.kept, key=lambda kept: kept.infer_index)
     recomputed = await recompute(
-        _served(context, engine),
+        (served for kept in in_order for served in _served(engine, kept)),
         ask,
         deadline_seconds=audit_seconds(context.scenario, rounds),
     )
@@ -139,21 +129,29 @@ async def audit(
     )
 
 
-def _served(context: RequestContext, engine: Engine) -> Iterator[Served]:
-    for kept in sorted(context.kept, key=lambda kept: kept.infer_index):
-        yield from _values_served(engine, kept.infer_index, kept.values)
+async def _ask_referee(
+    context: RequestContext, engine: Engine, kept: Kept, served: Served
+) -> Answer[Made]:
+    """Have a segment's referee make an answer again, of the inputs that were kept."""
+    if served.auditor not in context.pinned:
+        # Else its statement would be of somebody whom the receipt does not know.
+        raise UnavailableError("not attested when the receipt was issued")
+    if kept.values is None:
+        raise UnavailableError("too many requests wait for their recomputation")
+    asking = engine.lockstep.asking(
+        context, served.infer, served.segment, kept.values, kept.salts
+    )
+    return await asking.ask(engine.referees[served.segment])
 
 
-def _values_served(
-    engine: Engine, infer: int, values: Values | None
-) -> Iterator[Served]:
+def _served(engine: Engine, kept: Kept) -> Iterator[Served]:
     # Of what was not kept nothing is compared: nobody is asked about it.
-    tensors = {} if values is None else values.tensors
-    commitments = {} if values is None else values.commitments
+    tensors = {} if kept.values is None else kept.values.tensors
+    commitments = {} if kept.values is None else kept.values.commitments
     for index, segment in enumerate(engine.plan.segments):
         made = [spec.name for spec in segment.outputs]
         yield Served(
-            infer=infer,
+            infer=kept.infer_index,
             segment=index,
             auditor=engine.referees[index].name,
             inputs={s.name: tensors[s.name] for s in segment.inputs if tensors},
@@ -183,23 +181,10 @@ async def localise(
     seconds = audit_seconds(context.scenario, recomputed_segments(context.infers))
     chains = {}
     for doubted in context.doubted:
-
-        async def ask(served: Served, doubted: Doubted = doubted) -> Answer[Made]:
-            """Have the referee make one answer of the chain again."""
-            _require_pinned(context, served.auditor)
-            asking = engine.lockstep.asking(
-                context,
-                served.infer,
-                served.segment,
-                _require_kept(doubted.values),
-                doubted.salts,
-            )
-            return await asking.ask(engine.referees[served.segment])
-
         place = doubted.infer_index, doubted.chain[-1]
         chains[place] = await recompute(
-            _values_served(engine, doubted.infer_index, doubted.values),
-            ask,
+            _served(engine, doubted),
+            functools.partial(_ask_referee, context, engine, doubted),
             deadline_seconds=seconds / len(context.doubted),
         )
         _name_faults(context, engine, doubted, chains[place])
@@ -228,18 +213,6 @@ def _name_faults(
                 made.segment,
                 {replica: Outcome.DISSENTED},
             )
-
-
-def _require_kept(values: Values | None) -> Values:
-    if values is None:
-        raise UnavailableError("too many requests wait for their recomputation")
-    return values
-
-
-def _require_pinned(context: RequestContext, auditor: str) -> None:
-    # Else its statement would be of somebody whom the receipt does not know.
-    if auditor not in context.pinned:
-        raise UnavailableError("not attested when the receipt was issued")
 
 
 async def late_votes(

@@ -28,7 +28,7 @@ from bentoml_secure.receipts.chains import (
     weigh_chains,
 )
 from bentoml_secure.serving.asking import Made
-from bentoml_secure.serving.lockstep import Lockstep, Standing, Values
+from bentoml_secure.serving.lockstep import Kept, Lockstep, Standing, Values
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.split.plan import Plan
@@ -44,20 +44,14 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubted:
-    """A chain that ended apart from the agreed one, kept to find its fault.
+class Doubted(Kept):
+    """What a chain made that ended apart from the agreed one, kept to find its fault.
 
     Attributes:
-        infer_index: Which ``infer``, from 0.
         chain: Its replicas.
-        values: What they made; None where too much was kept already.
-        salts: Of every tensor.
     """
 
-    infer_index: int
     chain: tuple[str, ...]
-    values: Values | None
-    salts: Mapping[str, bytes]
 
 
 class EndToEnd:
@@ -205,4 +199,4 @@ class EndToEnd:
         # A dissenting chain costs nobody before it is known whose fault it is.
         for name in agreed.tally.dissenters:
             made = agreed.answers[name].value.values
-            context.doubted.append(Doubted(infer_index, chains[name], made, salts))
+            context.doubted.append(Doubted(infer_index, made, salts, chains[name]))

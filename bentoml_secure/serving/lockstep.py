@@ -64,11 +64,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What one ``infer`` passed between segments, kept for an audit.
+    """What one ``infer`` passed between segments, kept for referees.
 
     Attributes:
         infer_index: Which ``infer``, from 0.
-        values: None where too much was kept already: it cannot be audited.
+        values: None where too much was kept already: it cannot be recomputed.
         salts: Of every tensor.
     """
 

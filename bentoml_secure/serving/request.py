@@ -122,9 +122,8 @@ class RequestContext:
     @property
     def kept_bytes(self) -> int:
         """Of the tensors that wait for referees."""
-        held = [*(kept.values for kept in self.kept)]
-        held += [doubted.values for doubted in self.doubted]
-        return sum(values.nbytes for values in held if values is not None)
+        held: list[Kept] = [*self.kept, *self.doubted]
+        return sum(kept.values.nbytes for kept in held if kept.values is not None)
 
     def forget(self) -> None:
         """Let go of the tensors that wait for referees, who then say so."""
