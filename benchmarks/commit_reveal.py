@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import hop
 from benchmarks.hop_model import SEGMENTS
+from benchmarks.report import report
 from benchmarks.serving import serve
 
 SIZES = ("256B", "1MiB", "16MiB")
@@ -74,17 +72,13 @@ def measure(*, repetitions: int = 5) -> dict[str, Any]:
             for mode in MODES:
                 print(f"repetition {repetition + 1}: {mode}", file=sys.stderr)
                 runs[mode].append(request_ms(folder, mode))
-    return {
-        "name": "commit_reveal",
-        "figures": figures(runs),
-        "environment": {
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "repetitions": repetitions,
-            **{package: version(package) for package in ("bentoml", "onnxruntime")},
-        },
-    }
+    return report(
+        "commit_reveal",
+        figures(runs),
+        "bentoml",
+        "onnxruntime",
+        repetitions=repetitions,
+    )
 
 
 def main() -> None:

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,13 +29,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.hop_model import write_plan
+from benchmarks.report import report
 from benchmarks.serving import Server, serve
 from bentoml_secure.attestation.dev_root import create_dev_root
 from bentoml_secure.consensus.quorum import Member, Vote, decide
@@ -255,17 +253,7 @@ def measure(*, blocks: int = 5) -> dict[str, Any]:
             found |= cost_of_replicas(server, blocks)
         with served(folder, segments=max(SEGMENTS), replicas=3) as server:
             found |= cost_of_segments(server, blocks)
-    return {
-        "name": "consensus",
-        "figures": found,
-        "environment": {
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "blocks": blocks,
-            **{package: version(package) for package in ("bentoml", "onnxruntime")},
-        },
-    }
+    return report("consensus", found, "bentoml", "onnxruntime", blocks=blocks)
 
 
 def main() -> None:

@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hop_model import SEGMENTS, write_plan
+from benchmarks.report import report
 from benchmarks.serving import serve
 from bentoml_secure.attestation.dev_root import create_dev_root
 
@@ -152,17 +150,7 @@ def measure(
             found["errors_32"] = result["errors"]
             found["requests_32"] = result["requests"]
             found["rps_secure_3_32_64KiB"] = result["rps"]
-    return {
-        "name": "hop",
-        "figures": found,
-        "environment": {
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "repetitions": repetitions,
-            **{package: version(package) for package in ("bentoml", "onnxruntime")},
-        },
-    }
+    return report("hop", found, "bentoml", "onnxruntime", repetitions=repetitions)
 
 
 def main() -> None:

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks import hop
 from benchmarks.hop_model import SEGMENTS
+from benchmarks.report import report
 from benchmarks.serving import serve
 from benchmarks.session_kinds import handshakes, verifications
 from bentoml_secure.session.records import CHUNK_BYTES
@@ -149,17 +147,9 @@ def measure(
         hop.prepare(folder)
         figures |= sealing(folder, repetitions)
         figures |= rotation(folder, rotation_seconds)
-    return {
-        "name": "session",
-        "figures": figures,
-        "environment": {
-            "python": platform.python_version(),
-            "cpus": os.cpu_count(),
-            "machine": platform.machine(),
-            "repetitions": repetitions,
-            **{package: version(package) for package in ("bentoml", "cryptography")},
-        },
-    }
+    return report(
+        "session", figures, "bentoml", "cryptography", repetitions=repetitions
+    )
 
 
 def main() -> None:

@@ -101,6 +101,19 @@ class Project:
         shutil.copyfile(source, target)
         return target.stem
 
+    @contextlib.contextmanager
+    def switched(self, *names: str) -> Iterator[None]:
+        """Make files that processes of this folder look for, and remove them."""
+        folder = self.folder / "switches"
+        folder.mkdir(exist_ok=True)
+        try:
+            for name in names:
+                (folder / name).touch()
+            yield
+        finally:
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+
     def trust(
         self,
         *,

@@ -138,18 +138,9 @@ class Beset:
         """Return the name of a segment's referee."""
         return f"{self.service}Segment{segment}Referee"
 
-    @contextlib.contextmanager
-    def switched(self, *names: str) -> Iterator[None]:
+    def switched(self, *names: str) -> contextlib.AbstractContextManager[None]:
         """Switch faults of ``faulted.py`` on, and off at the end."""
-        folder = self.project.folder / "switches"
-        folder.mkdir(exist_ok=True)
-        try:
-            for name in names:
-                (folder / name).touch()
-            yield
-        finally:
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
+        return self.project.switched(*names)
 
     def forget(self) -> None:
         """Make every replica a newcomer again, and wait until the entry knows."""
