@@ -29,6 +29,7 @@ LEVELS = (
     ("tensors", "registry", "signing", "metrics"),
     ("statements",),
     ("attestation", "split", "consensus"),
+    ("proofs",),
     ("session",),
     ("keys",),
     ("audit",),
@@ -56,8 +57,11 @@ ONLY_IN = {
     "torch": ("split/exporting.py", "split/runtime_torch.py", "split/torch_operators/"),
     "onnxscript": ("split/exporting.py",),
     "transformers": (),
-    "ezkl": ("proofs/backends/ezkl.py",),
-    "onnx": ("split/",),
+    "ezkl": ("proofs/backends/ezkl_child.py",),
+    "sqlalchemy": ("proofs/jobs",),
+    "psycopg": (),
+    "ray": ("proofs/executors/ray_cluster.py",),
+    "onnx": ("split/", "proofs/circuit.py"),
     "onnxruntime": ("split/",),
     "httpx": ("client/",),
     # BentoML is a click program; what it was started with is asked of click.
@@ -75,7 +79,7 @@ ONLY_IN = {
 }
 
 # What users may install beside; the other extras are for working on this project.
-EXTRAS = ("torch", "tokens", "signing", "nvidia")
+EXTRAS = ("torch", "tokens", "signing", "nvidia", "proofs", "postgresql", "ray")
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,281 @@
+"""ezkl: Halo2 circuits of ONNX graphs, KZG commitments over BN254.
+
+Each call is one child process (``ezkl_child``). A boundary enters as one tensor of
+field elements and leaves as one; both are hashed in the circuit with Poseidon, as is
+the salt of the boundary that leaves. So a proof has three public instances and shows
+nothing else.
+
+Source: github.com/zkonduit/ezkl; ezkl 23.0.5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bentoml_secure.digest import parse_json
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    MissingDependencyError,
+    ProofError,
+)
+from bentoml_secure.proofs.backends.one_shot import Event, Task, run
+from bentoml_secure.proofs.proof import (
+    BoundaryValues,
+    Contents,
+    Facts,
+    Limits,
+    Parameters,
+    ProvingKey,
+    Rows,
+    SegmentProof,
+    VerificationKey,
+)
+
+_CHILD = "bentoml_secure.proofs.backends.ezkl_child"
+MAX_SETTINGS_BYTES = 1 << 20
+_BLINDING_ROWS = 6
+_HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
+
+
+class Ezkl:
+    """The backend.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+
+    name = "ezkl"
+
+    def __init__(self) -> None:
+        try:
+            self.version = version("ezkl")
+        except PackageNotFoundError as error:
+            raise MissingDependencyError(
+                "proofs: ezkl is not installed.",
+                remedy="pip install 'bentoml-secure[proofs]'",
+            ) from error
+
+    def measure(
+        self, model: bytes, parameters: Parameters, limits: Limits
+    ) -> tuple[bytes, Rows]:
+        """Return a circuit's settings, and what it needs."""
+        made = run(
+            Task(
+                module=_CHILD,
+                name="measure",
+                arguments=parameters.to_json(),
+                files={"model": model},
+                outputs=("settings",),
+            ),
+            limits,
+        )
+        return made["settings"], read_rows(made["settings"])
+
+    def compile(self, model: bytes, settings: bytes, limits: Limits) -> bytes:
+        """Return the circuit of a model."""
+        files = {"model": model, "settings": settings}
+        task = Task(
+            module=_CHILD,
+            name="compile",
+            arguments={},
+            files=files,
+            outputs=("circuit",),
+        )
+        return run(task, limits)["circuit"]
+
+    def set_up(self, circuit: bytes, srs: Path, key: Path, limits: Limits) -> bytes:
+        """Write the proving key to ``key`` and return the verification key."""
+        task = Task(
+            module=_CHILD,
+            name="set up",
+            arguments={},
+            files={"circuit": circuit, "srs": srs, "pk": key},
+            outputs=("vk",),
+        )
+        return run(task, limits)["vk"]
+
+    def generate_srs(self, logrows: int, path: Path, limits: Limits) -> None:
+        """Write a structured reference string whose secret this machine has known."""
+        run(
+            Task(
+                module=_CHILD,
+                name="generate",
+                arguments={"logrows": logrows},
+                files={"srs": path},
+            ),
+            limits,
+        )
+
+    def execute(
+        self,
+        circuit: Contents,
+        inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
+        limits: Limits,
+    ) -> list[BoundaryValues]:
+        """Return the boundary that comes out, for each boundary and next salt."""
+        made: list[BoundaryValues] = []
+        run(
+            Task(
+                module=_CHILD,
+                name="execute",
+                arguments={"inputs": inputs},
+                files={"circuit": circuit},
+                outputs=("input", "witness"),
+            ),
+            limits,
+            lambda event: made.append(tuple(event["executed"])),
+        )
+        return made
+
+    def prove(
+        self,
+        key: ProvingKey,
+        boundary: BoundaryValues,
+        salt: BoundaryValues,
+        limits: Limits,
+        executed: Callable[[BoundaryValues], None],
+    ) -> SegmentProof:
+        """Prove one run and verify the proof."""
+        proved: list[Mapping[str, Any]] = []
+
+        def said(event: Event) -> None:
+            """Take one event of the child."""
+            if "executed" in event:
+                executed(tuple(event["executed"]))
+            else:
+                proved.append(event["proved"])
+
+        run(
+            Task(
+                module=_CHILD,
+                name="prove",
+                arguments={"boundary": boundary, "salt": salt},
+                files={
+                    "circuit": key.circuit,
+                    "pk": key.key,
+                    "vk": key.verification.key,
+                    "settings": key.verification.settings,
+                    "srs": key.srs,
+                },
+                outputs=("input", "witness", "proof", "checked"),
+            ),
+            limits,
+            said,
+        )
+        if len(proved) != 1:
+            raise ProofError("prove: the child made no proof")
+        return SegmentProof(
+            backend=self.name,
+            facts=Facts(*proved[0]["instances"]),
+            proof=bytes.fromhex(proved[0]["proof"]),
+        )
+
+    def verify(
+        self,
+        proofs: Sequence[tuple[SegmentProof, VerificationKey]],
+        srs: bytes,
+        limits: Limits,
+    ) -> None:
+        """Return if every proof verifies; one process for all."""
+        files: dict[str, Contents] = {"srs": verifier_file(srs)}
+        given = []
+        for index, (proof, key) in enumerate(proofs):
+            files[f"settings{index}"] = key.settings
+            files[f"vk{index}"] = key.key
+            facts = proof.facts
+            given.append(
+                {
+                    "instances": [facts.input, facts.salt, facts.output],
+                    "proof": proof.proof.hex(),
+                }
+            )
+        if given:
+            task = Task(
+                module=_CHILD,
+                name="verify",
+                arguments={"proofs": given},
+                files=files,
+                outputs=("checked",),
+            )
+            run(task, limits)
+
+    def hash(self, values: Sequence[BoundaryValues], limits: Limits) -> list[str]:
+        """Return the Poseidon hash of each, as circuits compute it."""
+        told: list[str] = []
+        run(
+            Task(module=_CHILD, name="hash", arguments={"values": values}, files={}),
+            limits,
+            lambda event: told.extend(event["hashes"]),
+        )
+        return told
+
+
+def verifier_file(verifier: bytes) -> bytes:
+    """Return a whole SRS file of one row, from the part that verifiers need.
+
+    Args:
+        verifier: G1, G2 and s times G2, as ``srs.verifier_part`` has them.
+
+    Source: halo2_proofs, ParamsKZG::write_custom; the points of G1 are followed by the
+    same in Lagrange's basis, which for one row is the same point.
+    """
+    g1, rest = verifier[:64], verifier[64:]
+    return bytes(4) + g1 + g1 + rest
+
+
+def read_rows(settings: bytes) -> Rows:
+    """Read what a circuit needs from its settings.
+
+    Raises:
+        ConfigurationError: The model's input or output is not one tensor and its salt.
+    """
+    document = json.loads(settings)
+    inputs, outputs = document["model_input_scales"], document["model_output_scales"]
+    if len(inputs) != 2 or len(set(inputs)) != 1 or len(outputs) != 1:
+        raise ConfigurationError(
+            f"circuit: got inputs at scales {inputs} and outputs at {outputs}, want a "
+            "boundary and a salt at one scale, and one boundary."
+        )
+    ranges = [high - low + 1 for low, high in document["required_range_checks"]]
+    rows = max([document["num_rows"] + _BLINDING_ROWS, *ranges])
+    return Rows(
+        rows=document["num_rows"],
+        least_logrows=max(rows - 1, 1).bit_length(),
+        input_scale=inputs[0],
+        output_scale=outputs[0],
+    )
+
+
+def require_settings(settings: bytes) -> Rows:
+    """Refuse settings under which a proof would not show what it should.
+
+    They come from a signed manifest; this is against an owner's mistake.
+
+    Raises:
+        MalformedInputError: Not settings of ezkl.
+        ProofError: Weights are not bound to the verification key, or input or output
+            are not hashed into the proof's instances.
+    """
+    document = parse_json(settings, what="settings", max_bytes=MAX_SETTINGS_BYTES)
+    try:
+        run_args = document["run_args"]
+        bound = {
+            name: run_args[f"{name}_visibility"]
+            for name in ("input", "param", "output")
+        }
+        rows = read_rows(settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedInputError(
+            f"settings: not those of a circuit: {error}"
+        ) from error
+    for name, want in (("input", _HASHED), ("param", "Fixed"), ("output", _HASHED)):
+        if bound[name] != want:
+            raise ProofError(
+                f"settings {name}_visibility: got {bound[name]!r:.80}, want {want!r}"
+            )
+    return rows

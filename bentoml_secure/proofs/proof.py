@@ -1,0 +1,306 @@
+"""The nouns of proving: parameters, boundaries, proofs, and what a backend does."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bentoml_secure.digest import Digest, digest_json, require_fields
+from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.signing import decode_base64
+
+MAX_PROOF_BYTES = 1 << 20
+"""The largest measured has 46 KB."""
+
+HASHES = ("input", "salt", "output")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_BACKEND = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+FIELD_MODULUS = 0x30644E72E131A029B85045B68181585D2833E84879B9709143E1F593F0000001
+"""Of the scalar field of BN254, in which circuits compute."""
+
+BoundaryValues = tuple[int, ...]
+"""Activations at the circuit's scale, then the salt: one flat tensor of integers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How a segment becomes a circuit.
+
+    Attributes:
+        scale: Activations and weights are integers over 2**scale.
+        decomposition_base: Radix in which numbers are taken apart for range checks; a
+            circuit has at least that many rows.
+        decomposition_legs: Digits: magnitudes stay below base**legs.
+        inner_columns: Columns that a dot product is laid out over.
+        logrows: The circuit has 2**logrows rows.
+        lookup_bound: Arguments of table look-ups lie within plus and minus this.
+    """
+
+    scale: int
+    decomposition_base: int
+    decomposition_legs: int
+    inner_columns: int
+    logrows: int
+    lookup_bound: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return the document of a manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a circuit needs, told by its settings before any key is made.
+
+    Attributes:
+        rows: Used, of 2**logrows.
+        least_logrows: Below which it does not fit.
+        input_scale: Of the boundary that goes in.
+        output_scale: Of the boundary that comes out.
+    """
+
+    rows: int
+    least_logrows: int
+    input_scale: int
+    output_scale: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a verified proof shows, and nothing else: 64 hex digits each.
+
+    Attributes:
+        input: Hash of the boundary that went in, its salt included.
+        salt: Hash of the salt of the boundary that came out, alone.
+        output: Hash of the boundary that came out, its salt included.
+    """
+
+    input: str
+    salt: str
+    output: str
+
+    def __post_init__(self) -> None:
+        for name in HASHES:
+            parse_hash(getattr(self, name), what=f"proof {name} hash")
+
+    def to_json(self) -> dict[str, str]:
+        """Return the three by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object, *, what: str) -> Facts:
+        """Parse the three by name.
+
+        Raises:
+            MalformedInputError: One missing, unknown or of another form.
+        """
+        return cls(**require_fields(document, HASHES, what=what))
+
+
+def parse_hash(text: object, *, what: str) -> str:
+    """Return 64 hex digits that spell one canonical field element, little-endian.
+
+    Raises:
+        MalformedInputError: Another form, or not below the field's modulus: the same
+            element would have several spellings.
+    """
+    if not isinstance(text, str) or not _HASH.fullmatch(text):
+        raise MalformedInputError(f"{what}: got {text!r:.80}, want 64 hex digits")
+    if int.from_bytes(bytes.fromhex(text), "little") >= FIELD_MODULUS:
+        raise MalformedInputError(f"{what}: not below the field's modulus")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentProof:
+    """One segment's proof as it travels; nothing of it is verified.
+
+    Attributes:
+        backend: Which made it.
+        facts: What it is claimed to show; the verifier puts exactly these to it.
+        proof: The backend's bytes.
+    """
+
+    backend: str
+    facts: Facts
+    proof: bytes
+
+    @property
+    def digest(self) -> Digest:
+        """By which statements name it."""
+        return digest_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that attachments carry."""
+        return {
+            "backend": self.backend,
+            "instances": self.facts.to_json(),
+            "proof": base64.b64encode(self.proof).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, document: object, *, what: str = "proof") -> SegmentProof:
+        """Parse a proof from outside.
+
+        Raises:
+            MalformedInputError: A field missing, unknown or of another form; too long;
+                empty; an instance that is no canonical field element.
+        """
+        got = require_fields(document, ("backend", "instances", "proof"), what=what)
+        backend = got["backend"]
+        if not isinstance(backend, str) or not _BACKEND.fullmatch(backend):
+            raise MalformedInputError(f"{what} backend: got {backend!r:.60}")
+        facts = Facts.from_json(got["instances"], what=f"{what} instances")
+        proof = decode_base64(got["proof"], what=what, max_bytes=MAX_PROOF_BYTES)
+        if not proof:
+            raise MalformedInputError(f"{what}: it is empty")
+        return cls(backend=backend, facts=facts, proof=proof)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationKey:
+    """What verifies one segment's proofs, as the manifest pins it.
+
+    Attributes:
+        settings: Of the circuit, the backend's bytes.
+        key: The backend's bytes.
+    """
+
+    settings: bytes
+    key: bytes
+
+
+Contents = bytes | Path | int
+"""A file for a backend: its bytes, where it is, or an open descriptor of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvingKey:
+    """What proves one segment. It holds the weights: it is as secret as they are.
+
+    Attributes:
+        circuit: Compiled.
+        key: The proving key.
+        verification: That verifies what this proves.
+        srs: File of the structured reference string, of just the circuit's logrows.
+    """
+
+    circuit: Contents
+    key: Contents
+    verification: VerificationKey
+    srs: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one job may take.
+
+    Attributes:
+        memory_bytes: Of its data; more ends it.
+        seconds: Until it is killed.
+        threads: That it computes with.
+        background: Whether it takes only time that nobody else wants.
+    """
+
+    memory_bytes: int
+    seconds: float
+    threads: int = 1
+    background: bool = False
+
+
+class ProofBackend(Protocol):
+    """A proof system. Every method blocks, in a process of its own.
+
+    All raise:
+        MissingDependencyError: The backend's package is not installed.
+        UnavailableError: The process was killed, by its limits or otherwise.
+    """
+
+    name: str
+    version: str
+
+    def measure(
+        self, model: bytes, parameters: Parameters, limits: Limits
+    ) -> tuple[bytes, Rows]:
+        """Return a circuit's settings, and what it needs.
+
+        Raises:
+            ConfigurationError: The model is not one that the backend can prove.
+        """
+        ...
+
+    def compile(self, model: bytes, settings: bytes, limits: Limits) -> bytes:
+        """Return the circuit of a model."""
+        ...
+
+    def set_up(self, circuit: bytes, srs: Path, key: Path, limits: Limits) -> bytes:
+        """Write the proving key to ``key`` and return the verification key."""
+        ...
+
+    def execute(
+        self,
+        circuit: Contents,
+        inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
+        limits: Limits,
+    ) -> list[BoundaryValues]:
+        """Return the boundary that comes out, for each boundary and next salt.
+
+        Raises:
+            MalformedInputError: A value out of the circuit's range.
+        """
+        ...
+
+    def prove(
+        self,
+        key: ProvingKey,
+        boundary: BoundaryValues,
+        salt: BoundaryValues,
+        limits: Limits,
+        executed: Callable[[BoundaryValues], None],
+    ) -> SegmentProof:
+        """Prove one run and verify the proof.
+
+        Args:
+            key: Of the segment.
+            boundary: That goes in, its salt included.
+            salt: Of the boundary that comes out.
+            limits: Of this job.
+            executed: Told the boundary that comes out, long before the proof is there.
+
+        Raises:
+            MalformedInputError: A value out of the circuit's range.
+            ProofError: What was proven does not verify: another SRS, or a damaged key.
+        """
+        ...
+
+    def verify(
+        self,
+        proofs: Sequence[tuple[SegmentProof, VerificationKey]],
+        srs: bytes,
+        limits: Limits,
+    ) -> None:
+        """Return if every proof verifies; one process for all.
+
+        Args:
+            proofs: Each with the key that the manifest pins for it.
+            srs: The verifier's part, ``srs.VERIFIER_BYTES``.
+            limits: Of this job.
+
+        Raises:
+            ProofError: One does not, with which and why.
+        """
+        ...
+
+    def hash(self, values: Sequence[BoundaryValues], limits: Limits) -> list[str]:
+        """Return the hash of each, as circuits compute it."""
+        ...
+
+
+def settings_facts(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a settings document without what changes from run to run."""
+    return {name: value for name, value in settings.items() if name != "timestamp"}
