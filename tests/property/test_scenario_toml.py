@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.toml import write_toml
-from bentoml_secure.scenario import Independence, Scenario, parse_scenarios
+from bentoml_secure.scenario import Independence, Proving, Scenario, parse_scenarios
 
 KINDS = ("nitro", "sev-snp", "simulated", "tdx")
 PLACEMENTS = st.dictionaries(
     st.sampled_from(["*", "0", "1", "17", "999"]),
     st.lists(st.sampled_from(KINDS), min_size=1, unique=True).map(tuple),
     max_size=3,
+)
+
+
+PROVING = st.sampled_from(
+    [
+        {},
+        {"proof": Proving.EVERY, "proof_wait": True, "serve_proven": True},
+        {"proof": Proving.EVERY, "proof_deadline_seconds": 1},
+        {"proof": Proving.CHALLENGE, "challenge_rate": 0.25, "epoch_seconds": 5},
+    ]
 )
 
 
@@ -32,6 +42,7 @@ def scenarios(draw: st.DrawFn, name: str) -> Scenario:
         independence=draw(st.sampled_from(Independence)),
         placement=draw(PLACEMENTS),
         sealed=draw(st.booleans()),
+        **draw(PROVING),
     )
 
 

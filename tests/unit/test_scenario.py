@@ -15,8 +15,10 @@ from bentoml_secure.scenario import (
     MAX_SCENARIO_BYTES,
     Configuration,
     Independence,
+    Proving,
     Scenario,
     Scenarios,
+    Topology,
     parse_scenarios,
     read_independence,
 )
@@ -38,6 +40,12 @@ DEFAULTS: dict[str, Any] = {
     "mode": "lock-step",
     "commit_reveal": False,
     "audit_rate": 0,
+    "proof": "none",
+    "proof_deadline_seconds": 600,
+    "proof_wait": False,
+    "serve_proven": False,
+    "challenge_rate": 0,
+    "epoch_seconds": 60,
 }
 
 
@@ -393,3 +401,66 @@ def test_a_placement_must_be_one_that_can_be_served() -> None:
 def test_scenarios_do_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError, match="quorum"):
         scenario().quorum = 1  # type: ignore[misc]
+
+
+PROVING = [
+    ({"proof_wait": True}, "proof_wait: got it beside proof 'none', want it with"),
+    ({"serve_proven": True}, "serve_proven: got it beside proof 'none'"),
+    ({"challenge_rate": 0.1}, "challenge_rate: got it beside proof 'none'"),
+    ({"proof": "challenge"}, "challenge_rate: got 0 beside proof 'challenge'"),
+    ({"proof": "every", "challenge_rate": 0.1}, "beside proof 'every'"),
+    ({"proof": "challenge", "challenge_rate": 0.1, "proof_wait": True}, "proof_wait"),
+    ({"proof": "some"}, "proof: got 'some', want one of none, challenge, every"),
+    ({"proof_deadline_seconds": 0}, "proof_deadline_seconds: got 0, want 1 to 86400"),
+    ({"proof_wait": 1}, "proof_wait: want true or false"),
+]
+
+
+@pytest.mark.parametrize(("fields", "match"), PROVING)
+def test_what_means_nothing_beside_the_proofs_is_refused(
+    fields: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=match):
+        Scenario.from_json({"name": "general", **FIELDS, **fields})
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "weaker"),
+    [
+        ({}, {"proof": Proving.EVERY}, ["proof"]),
+        ({"proof": Proving.CHALLENGE}, {"proof": Proving.EVERY}, ["proof"]),
+        ({"proof": Proving.EVERY}, {"proof": Proving.CHALLENGE}, []),
+        (
+            {"proof": Proving.EVERY, "proof_deadline_seconds": 601},
+            {"proof": Proving.EVERY},
+            ["proof_deadline_seconds"],
+        ),
+        (
+            {"proof": Proving.CHALLENGE, "challenge_rate": 0.1, "epoch_seconds": 61},
+            {"proof": Proving.CHALLENGE, "challenge_rate": 0.2},
+            ["epoch_seconds", "challenge_rate"],
+        ),
+        ({"proof_deadline_seconds": 601}, {}, []),
+        (
+            {"proof": Proving.EVERY},
+            {"proof": Proving.EVERY, "proof_wait": True, "serve_proven": True},
+            ["proof_wait", "serve_proven"],
+        ),
+    ],
+)
+def test_fewer_later_or_slower_proofs_are_weaker(
+    asked: dict[str, Any], least: dict[str, Any], weaker: list[str]
+) -> None:
+    assert scenario(**asked).weaker_than(scenario(**least)) == weaker
+
+
+def test_a_scenario_with_proofs_needs_a_proof_set_up() -> None:
+    offered = parse_scenarios(toml(table("general", proof='"every"')))
+    made = {"service": "S", "replicas": 3, "segments": 2, "policy": {}}
+    with pytest.raises(ConfigurationError, match="asks for proofs, the service has no"):
+        Configuration(scenarios=offered, **made)
+    manifest = digest_json({"any": "manifest"})
+    proven = Configuration(scenarios=offered, proofs=manifest, **made)
+    assert proven.to_json()["proofs"] == {"manifest": manifest}
+    assert proven.topology.prover_name(1) == "SProver1"
+    assert Topology.from_configuration(proven.to_json()) == proven.topology
