@@ -456,7 +456,8 @@ def test_fewer_later_or_slower_proofs_are_weaker(
 
 def test_a_scenario_with_proofs_needs_a_proof_set_up() -> None:
     offered = parse_scenarios(toml(table("general", proof='"every"')))
-    made = {"service": "S", "replicas": 3, "segments": 2, "policy": {}}
+    made: dict[str, Any] = {"service": "S", "replicas": 3, "segments": 2}
+    made["policy"] = {}
     with pytest.raises(ConfigurationError, match="asks for proofs, the service has no"):
         Configuration(scenarios=offered, **made)
     manifest = digest_json({"any": "manifest"})
