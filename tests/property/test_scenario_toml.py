@@ -130,6 +130,12 @@ def test_anything_in_a_field_reads_back_or_is_refused(field: str, value: Any) ->
         "mode": "lock-step",
         "commit_reveal": False,
         "audit_rate": 0,
+        "proof": "none",
+        "proof_deadline_seconds": 600,
+        "proof_wait": False,
+        "serve_proven": False,
+        "challenge_rate": 0,
+        "epoch_seconds": 60,
         field: value,
     }
     try:
