@@ -2,8 +2,10 @@
 
     {"version": 1, "receipt": envelope, "attachments": [envelope, ...],
      "key_documents": [...], "evidence": [{"evidence", "endorsements"}, ...],
-     "plan": plan.json, "scenario": {...}, "configuration": {...}}
+     "plan": plan.json, "scenario": {...}, "configuration": {...},
+     "verification_keys": {"manifest": envelope, "segments": [...]}}
 
+The last field is there where the deployment proves (``proofs.folder``).
 Nothing in a bundle is trusted for being there: the receipt names each part by digest,
 evidence binds key documents, and the caller's trust file says what to accept.
 """
@@ -19,13 +21,17 @@ from bentoml_secure.attestation.evidence import Endorsements, EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
-from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, MAX_PARTIES
+from bentoml_secure.receipts.receipt import MAX_PARTIES
 from bentoml_secure.receipts.strict import fields, items, whole
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.signing import Envelope, parse_envelope
 from bentoml_secure.split.plan import Plan, parse_plan
 
 MAX_BUNDLE_BYTES = 64 << 20
+MAX_BUNDLE_ATTACHMENTS = 4096
+"""One for each segment of each infer is a proof."""
+
+_KEYS = "verification_keys"
 
 _FIELDS = (
     "version",
@@ -51,6 +57,10 @@ class Bundle:
         plan: That the receipt names.
         scenario: That the receipt names.
         configuration: Document of the configuration that the receipt names.
+        verification_keys: Document of the manifest and keys that verify proofs, where
+            the deployment proves. Its manifest is the one that the configuration names.
+        own: One's own endorsements, for evidence that stands within attachments; no
+            part of the document.
     """
 
     receipt: Envelope
@@ -60,6 +70,8 @@ class Bundle:
     plan: Plan
     scenario: Scenario
     configuration: Mapping[str, Any]
+    verification_keys: Mapping[str, Any] | None = None
+    own: Endorsements = ()
 
     def endorsed(self, own: Endorsements) -> Bundle:
         """Return the bundle with one's own endorsements beside all of its evidence.
@@ -67,11 +79,11 @@ class Bundle:
         The receipt names evidence by what its sender signed, and holds all the same.
         """
         evidence = tuple(endorsed(record, own) for record in self.evidence)
-        return replace(self, evidence=evidence)
+        return replace(self, evidence=evidence, own=(*self.own, *own))
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that is sent and stored as a file."""
-        return {
+        document = {
             "version": 1,
             "receipt": self.receipt.to_json(),
             "attachments": [envelope.to_json() for envelope in self.attachments],
@@ -81,6 +93,9 @@ class Bundle:
             "scenario": self.scenario.to_json(),
             "configuration": dict(self.configuration),
         }
+        if self.verification_keys is not None:
+            document[_KEYS] = dict(self.verification_keys)
+        return document
 
 
 def parse_bundle(data: bytes) -> Bundle:
@@ -93,10 +108,11 @@ def parse_bundle(data: bytes) -> Bundle:
         MalformedInputError: A field missing, unknown, of another form or too long.
     """
     document = parse_json(data, what="bundle", max_bytes=MAX_BUNDLE_BYTES)
-    got = fields(document, _FIELDS, what="bundle")
+    proves = isinstance(document, dict) and _KEYS in document
+    got = fields(document, (*_FIELDS, *([_KEYS] if proves else [])), what="bundle")
     whole(got["version"], what="bundle version", low=1, high=1)
     attachments = items(
-        got["attachments"], what="bundle attachments", most=MAX_ATTACHMENTS
+        got["attachments"], what="bundle attachments", most=MAX_BUNDLE_ATTACHMENTS
     )
     documents = items(
         got["key_documents"], what="bundle key_documents", most=MAX_PARTIES
@@ -113,6 +129,7 @@ def parse_bundle(data: bytes) -> Bundle:
         plan=parse_plan(canonical_json(got["plan"])),
         scenario=scenario_from_json(got["scenario"]),
         configuration=configuration_from_json(got["configuration"]),
+        verification_keys=_object(got[_KEYS], _KEYS) if proves else None,
     )
 
 
@@ -138,6 +155,10 @@ def configuration_from_json(document: object) -> Mapping[str, Any]:
     Raises:
         MalformedInputError: No object.
     """
+    return _object(document, "configuration")
+
+
+def _object(document: object, name: str) -> Mapping[str, Any]:
     if not isinstance(document, dict):
-        raise MalformedInputError("bundle configuration: want an object")
+        raise MalformedInputError(f"bundle {name}: want an object")
     return document
