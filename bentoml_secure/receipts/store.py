@@ -7,6 +7,10 @@ owns the file can still drop the triggers: what makes a receipt unchangeable is 
 signature, and what makes it undeniable is the copy that the caller holds.
 
 Old receipts go with their file: begin a new file per month and archive the old one.
+
+Beside them lie the orders of proofs that receipts still owe, each sealed to its prover.
+They are the only thing here that is ever removed: with the proof that settles one, in
+the same transaction, so that every proof is attached once, whenever a process dies.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
@@ -41,87 +46,33 @@ from bentoml_secure.receipts.bundle import (
     configuration_from_json,
     scenario_from_json,
 )
-from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS, Receipt, parse_receipt
+from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
+from bentoml_secure.receipts.receipt import Receipt, parse_receipt
+from bentoml_secure.receipts.store_schema import (
+    COUNT_ORDERS,
+    DELETE_ORDER,
+    DROP_ORDERS,
+    INSERT_ATTACHMENT,
+    INSERT_ORDER,
+    INSERT_RECEIPT,
+    MAKE_DUE,
+    SCHEMA_VERSION,
+    SELECT_ATTACHMENTS,
+    SELECT_ORDERS,
+    SELECT_RECEIPT,
+    envelope_row,
+    read_envelope,
+    read_order,
+    schema,
+    split_statements,
+)
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import parse_plan
 
-SCHEMA_VERSION = 2
 _TURN_SECONDS = 0.01
 BUSY_TIMEOUT_SECONDS = 5.0
 MAX_REMEMBERED = 65_536
 """Digests known to be in the file, so that most calls write one row only."""
-
-_SCHEMA = """
-CREATE TABLE documents (digest TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE receipts (
-    receipt_id TEXT PRIMARY KEY, payload_type TEXT NOT NULL, payload BLOB NOT NULL,
-    key_id TEXT NOT NULL, signature BLOB NOT NULL
-);
-CREATE TABLE attachments (
-    receipt_id TEXT NOT NULL REFERENCES receipts, payload_type TEXT NOT NULL,
-    payload BLOB NOT NULL, key_id TEXT NOT NULL, signature BLOB NOT NULL
-);
-CREATE INDEX attachments_of ON attachments (receipt_id);
-CREATE TRIGGER documents_once BEFORE INSERT ON documents
-    WHEN EXISTS (SELECT 1 FROM documents WHERE digest = NEW.digest)
-    BEGIN SELECT RAISE(IGNORE); END;
-CREATE TRIGGER receipts_once BEFORE INSERT ON receipts
-    WHEN EXISTS (SELECT 1 FROM receipts WHERE receipt_id = NEW.receipt_id)
-    BEGIN SELECT RAISE(ABORT, 'a receipt of this id exists'); END;
-CREATE TRIGGER attachments_bounded BEFORE INSERT ON attachments
-    WHEN (SELECT COUNT(*) FROM attachments WHERE receipt_id = NEW.receipt_id) >= {most}
-    BEGIN SELECT RAISE(ABORT, 'too many attachments'); END;
-"""
-
-_IMMUTABLE = """
-CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
-    BEGIN SELECT RAISE(ABORT, 'receipts are never changed or removed'); END;
-"""
-
-_INSERT_RECEIPT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)"
-_INSERT_ATTACHMENT = "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)"
-_SELECT_RECEIPT = (
-    "SELECT payload_type, payload, key_id, signature FROM receipts WHERE receipt_id = ?"
-)
-_SELECT_ATTACHMENTS = (
-    "SELECT payload_type, payload, key_id, signature FROM attachments "
-    "WHERE receipt_id = ? ORDER BY rowid"
-)
-
-
-class ReceiptStore(Protocol):
-    """What the entry service needs of a store; any thread may call."""
-
-    def put(self, receipt: Receipt, bundle: Bundle) -> None:
-        """Keep a new receipt and the documents that it names.
-
-        Raises:
-            ConfigurationError: A receipt of this id exists; a document is missing.
-            UnavailableError: The store does not answer.
-        """
-        ...
-
-    def attach(self, receipt_id: str, attachment: Envelope) -> None:
-        """Keep what came later to a receipt.
-
-        Raises:
-            ConfigurationError: No such receipt, or it has too many attachments.
-            UnavailableError: The store does not answer.
-        """
-        ...
-
-    def bundle(self, receipt_id: str) -> Bundle:
-        """Return a receipt with its attachments and documents.
-
-        Raises:
-            ConfigurationError: No such receipt.
-            UnavailableError: The store does not answer.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of the store; every later call fails."""
-        ...
 
 
 class SqliteReceiptStore:
@@ -196,11 +147,7 @@ class SqliteReceiptStore:
                 time.sleep(_TURN_SECONDS)
 
     def _create(self) -> None:
-        script = _SCHEMA.format(most=MAX_ATTACHMENTS)
-        for table in ("documents", "receipts", "attachments"):
-            for verb in ("UPDATE", "DELETE"):
-                script += _IMMUTABLE.format(table=table, verb=verb)
-        for statement in _statements(script):
+        for statement in split_statements(schema()):
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
@@ -214,12 +161,15 @@ class SqliteReceiptStore:
             raise
         self._connection.execute("COMMIT")
 
-    def put(self, receipt: Receipt, bundle: Bundle) -> None:
-        """Keep a new receipt and the documents that it names.
+    def put(
+        self, receipt: Receipt, bundle: Bundle, orders: Sequence[StoredOrder] = ()
+    ) -> None:
+        """Keep a new receipt, the documents that it names, and orders of its proofs.
 
         Args:
             receipt: What ``bundle.receipt`` signs.
             bundle: Its attachments must be empty: they come through ``attach``.
+            orders: Of the proofs that it owes, or may come to owe.
 
         Raises:
             ConfigurationError: A receipt of this id exists; a document is missing.
@@ -236,8 +186,18 @@ class SqliteReceiptStore:
                         "INSERT INTO documents VALUES (?, ?)", (digest, body)
                     )
                 self._connection.execute(
-                    _INSERT_RECEIPT, (receipt.receipt_id, *_columns(bundle.receipt))
+                    INSERT_RECEIPT, (receipt.receipt_id, *envelope_row(bundle.receipt))
                 )
+                for order in orders:
+                    self._connection.execute(
+                        INSERT_ORDER,
+                        (
+                            *astuple(order.key),
+                            order.deadline,
+                            order.priority,
+                            order.body,
+                        ),
+                    )
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered |= named
@@ -276,7 +236,69 @@ class SqliteReceiptStore:
         """
         with self._lock, self._writing(f"attachment of receipt {receipt_id!r:.60}"):
             self._connection.execute(
-                _INSERT_ATTACHMENT, (receipt_id, *_columns(attachment))
+                INSERT_ATTACHMENT, (receipt_id, *envelope_row(attachment))
+            )
+
+    def orders(self, *, most: int) -> list[StoredOrder]:
+        """Return orders that are due, the earliest deadline first.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+            MalformedInputError: What is stored does not parse.
+        """
+        return [read_order(row) for row in self._rows(SELECT_ORDERS, most)]
+
+    def count_orders(self) -> int:
+        """Return how many orders are due.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+        """
+        count = self._rows(COUNT_ORDERS)[0][0]
+        return count if isinstance(count, int) else 0
+
+    def make_due(self, receipt_id: str, deadline: str) -> int:
+        """Make the orders due that were held for a challenge; return how many.
+
+        Args:
+            receipt_id: Of the receipt that was challenged.
+            deadline: Of its proofs.
+
+        Raises:
+            UnavailableError: The file is locked, full or gone.
+        """
+        with self._lock, self._writing(f"orders of receipt {receipt_id!r:.60}"):
+            made = self._connection.execute(MAKE_DUE, (deadline, receipt_id))
+            return made.rowcount
+
+    def settle(self, order: OrderKey, attachment: Envelope) -> bool:
+        """Keep the proof that settles an order, and remove the order.
+
+        Returns:
+            Whether there was such an order: if not, nothing is kept.
+
+        Raises:
+            ConfigurationError: The receipt has too many attachments.
+            UnavailableError: The file is locked, full or gone.
+        """
+        with self._lock, self._writing(f"proof of receipt {order.receipt_id!r:.60}"):
+            removed = self._connection.execute(DELETE_ORDER, astuple(order)).rowcount
+            if removed:
+                self._connection.execute(
+                    INSERT_ATTACHMENT, (order.receipt_id, *envelope_row(attachment))
+                )
+            return removed == 1
+
+    def drop_orders(self, receipt_ids: Sequence[str]) -> int:
+        """Remove orders that will not be settled any more; return how many.
+
+        Raises:
+            UnavailableError: The file is locked, full or gone.
+        """
+        with self._lock, self._writing("orders"):
+            return sum(
+                self._connection.execute(DROP_ORDERS, (receipt_id,)).rowcount
+                for receipt_id in receipt_ids
             )
 
     def bundle(self, receipt_id: str) -> Bundle:
@@ -296,17 +318,17 @@ class SqliteReceiptStore:
             raise ConfigurationError(str(error)) from error
         # Nothing ever changes, so several reads show one state, and parsing need not
         # hold up the writers.
-        rows = self._rows(_SELECT_RECEIPT, receipt_id)
+        rows = self._rows(SELECT_RECEIPT, receipt_id)
         if not rows:
             raise ConfigurationError(
                 f"receipt {receipt_id}: this store holds none of that id"
             )
-        envelope = _envelope(rows[0])
+        envelope = read_envelope(rows[0])
         receipt = parse_receipt(envelope)
         return Bundle(
             receipt=envelope,
             attachments=tuple(
-                map(_envelope, self._rows(_SELECT_ATTACHMENTS, receipt_id))
+                map(read_envelope, self._rows(SELECT_ATTACHMENTS, receipt_id))
             ),
             key_documents=tuple(
                 KeyDocument.from_json(self._document(digest))
@@ -323,10 +345,10 @@ class SqliteReceiptStore:
             ),
         )
 
-    def _rows(self, statement: str, key: str) -> list[tuple[object, ...]]:
+    def _rows(self, statement: str, *values: str | int) -> list[tuple[object, ...]]:
         try:
             with self._lock:
-                return self._connection.execute(statement, (key,)).fetchall()
+                return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise UnavailableError(f"receipt store {self._path}: {error}") from error
 
@@ -355,37 +377,5 @@ def _named_by(receipt: Receipt) -> set[Digest]:
     return named
 
 
-def _columns(envelope: Envelope) -> tuple[str, bytes, str, bytes]:
-    return (
-        envelope.payload_type,
-        envelope.payload,
-        envelope.key_id,
-        envelope.signature,
-    )
-
-
-def _envelope(row: tuple[object, ...]) -> Envelope:
-    # SQLite keeps values of any type in any column, and others may hold the file.
-    payload_type, payload, key_id, signature = row
-    if not (
-        isinstance(payload_type, str)
-        and isinstance(payload, bytes)
-        and isinstance(key_id, str)
-        and isinstance(signature, bytes)
-    ):
-        raise MalformedInputError("stored envelope: a column is of another type")
-    return Envelope(payload_type, payload, key_id, signature)
-
-
 def _unique(digests: Iterator[Digest]) -> list[Digest]:
     return list(dict.fromkeys(digests))
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script: ``executescript`` would commit the transaction around it."""
-    statement = ""
-    for part in script.split(";"):
-        statement += part + ";"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

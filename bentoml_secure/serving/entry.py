@@ -30,7 +30,7 @@ from bentoml_secure.receipts.receipt import (
     Receipt,
     issue,
 )
-from bentoml_secure.receipts.store import ReceiptStore
+from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.scenario import Configuration
 from bentoml_secure.serving.completion import (
     audit,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts import store as module
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
 from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.testing.deployment import Deployment
@@ -317,3 +319,61 @@ def test_a_long_life(
     for draft in drafts:
         found = store.bundle(draft.receipt.receipt_id)
         assert contents(found) == contents(draft.bundle())
+
+
+def order(receipt_id: str, segment: int, deadline: str | None) -> StoredOrder:
+    return StoredOrder(
+        key=OrderKey(receipt_id, 0, segment),
+        deadline=deadline,
+        priority="critical",
+        body=b"sealed",
+    )
+
+
+SOON, LATER = "2026-11-23T12:00:00.000Z", "2026-11-23T13:00:00.000Z"
+
+
+def test_orders_are_kept_with_their_receipt_and_settled_once(
+    path: Path, late_draft: Draft
+) -> None:
+    receipt = late_draft.receipt
+    name = receipt.receipt_id
+    due = (order(name, 1, LATER), order(name, 0, SOON))
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(receipt, alone(late_draft.bundle()), due)
+    # Another process, after the first one was killed.
+    with closing(SqliteReceiptStore(path)) as store:
+        assert store.orders(most=10) == [due[1], due[0]]
+        assert store.orders(most=1) == [due[1]]
+        assert store.count_orders() == 2
+        proof = late_draft.bundle().receipt
+        assert store.settle(due[0].key, proof)
+        assert not store.settle(due[0].key, proof)
+        assert store.bundle(name).attachments == (proof,)
+        assert store.drop_orders([name, "00" * 16]) == 1
+        assert store.orders(most=10) == []
+        assert not store.settle(due[1].key, proof)
+
+
+def test_held_orders_become_due_by_a_challenge(path: Path, late_draft: Draft) -> None:
+    receipt = late_draft.receipt
+    with closing(SqliteReceiptStore(path)) as store:
+        held = order(receipt.receipt_id, 0, None)
+        store.put(receipt, alone(late_draft.bundle()), (held,))
+        assert store.orders(most=10) == []
+        assert store.count_orders() == 0
+        assert store.make_due(receipt.receipt_id, SOON) == 1
+        assert store.make_due(receipt.receipt_id, LATER) == 0
+        assert store.orders(most=10) == [replace(held, deadline=SOON)]
+
+
+def test_a_receipt_that_is_refused_leaves_no_orders(
+    path: Path, late_draft: Draft
+) -> None:
+    receipt = late_draft.receipt
+    bundle = alone(late_draft.bundle())
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(receipt, bundle)
+        with pytest.raises(ConfigurationError, match="a receipt of this id exists"):
+            store.put(receipt, bundle, (order(receipt.receipt_id, 0, SOON),))
+        assert store.orders(most=10) == []

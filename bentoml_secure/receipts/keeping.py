@@ -1,0 +1,124 @@
+"""What the entry needs of the place where receipts are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.receipt import Receipt
+from bentoml_secure.signing import Envelope
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OrderKey:
+    """Which proof an order is for.
+
+    Attributes:
+        receipt_id: Of the receipt that owes it.
+        infer: Index of the ``infer``.
+        segment: Index of the segment.
+    """
+
+    receipt_id: str
+    infer: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOrder:
+    """An order of a proof, as the entry keeps it until it is settled.
+
+    Attributes:
+        key: Which proof.
+        deadline: By which the proof must be attached; None while it is only held, in
+            case the receipt is challenged.
+        priority: "critical" or "audit".
+        body: Sealed to the prover.
+    """
+
+    key: OrderKey
+    deadline: str | None
+    priority: str
+    body: bytes
+
+
+class ReceiptStore(Protocol):
+    """What the entry service needs of a store; any thread may call."""
+
+    def put(
+        self, receipt: Receipt, bundle: Bundle, orders: Sequence[StoredOrder] = ()
+    ) -> None:
+        """Keep a new receipt, the documents that it names, and orders of its proofs.
+
+        Raises:
+            ConfigurationError: A receipt of this id exists; a document is missing.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def orders(self, *, most: int) -> list[StoredOrder]:
+        """Return orders that are due, the earliest deadline first.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def count_orders(self) -> int:
+        """Return how many orders are due.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def make_due(self, receipt_id: str, deadline: str) -> int:
+        """Make the orders due that were held for a challenge; return how many.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def settle(self, order: OrderKey, attachment: Envelope) -> bool:
+        """Keep the proof that settles an order, and remove the order.
+
+        Returns:
+            Whether there was such an order: if not, nothing is kept.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def drop_orders(self, receipt_ids: Sequence[str]) -> int:
+        """Remove orders that will not be settled any more; return how many.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def attach(self, receipt_id: str, attachment: Envelope) -> None:
+        """Keep what came later to a receipt.
+
+        Raises:
+            ConfigurationError: No such receipt, or it has too many attachments.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def bundle(self, receipt_id: str) -> Bundle:
+        """Return a receipt with its attachments and documents.
+
+        Raises:
+            ConfigurationError: No such receipt.
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store; every later call fails."""
+        ...
