@@ -59,7 +59,6 @@ ONLY_IN = {
     "transformers": (),
     "ezkl": ("proofs/backends/ezkl_child.py",),
     "sqlalchemy": ("proofs/jobs",),
-    "psycopg": (),
     "ray": ("proofs/executors/ray_cluster.py",),
     "onnx": ("split/", "proofs/circuit.py"),
     "onnxruntime": ("split/",),
@@ -79,7 +78,8 @@ ONLY_IN = {
 }
 
 # What users may install beside; the other extras are for working on this project.
-EXTRAS = ("torch", "tokens", "signing", "nvidia", "proofs", "postgresql", "ray")
+# (postgresql is not here: SQLAlchemy loads its driver by the name in a URL.)
+EXTRAS = ("torch", "tokens", "signing", "nvidia", "proofs", "ray")
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
