@@ -234,6 +234,16 @@ class ProofBackend(Protocol):
         """
         ...
 
+    def require_settings(self, settings: bytes) -> Rows:
+        """Refuse settings under which a proof would not show what it should.
+
+        Raises:
+            MalformedInputError: Not settings of this backend.
+            ProofError: Weights are not bound to the verification key, or input or
+                output are not hashed into the proof's facts.
+        """
+        ...
+
     def compile(self, model: bytes, settings: bytes, limits: Limits) -> bytes:
         """Return the circuit of a model."""
         ...

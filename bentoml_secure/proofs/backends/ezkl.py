@@ -76,6 +76,10 @@ class Ezkl:
         )
         return made["settings"], read_rows(made["settings"])
 
+    def require_settings(self, settings: bytes) -> Rows:
+        """Refuse settings under which a proof would not show what it should."""
+        return require_settings(settings)
+
     def compile(self, model: bytes, settings: bytes, limits: Limits) -> bytes:
         """Return the circuit of a model."""
         files = {"model": model, "settings": settings}
@@ -269,7 +273,7 @@ def require_settings(settings: bytes) -> Rows:
             for name in ("input", "param", "output")
         }
         rows = read_rows(settings)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MalformedInputError(
             f"settings: not those of a circuit: {error}"
         ) from error
