@@ -19,7 +19,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -179,6 +179,8 @@ class SqliteReceiptStore:
             raise ConfigurationError("receipt store: put() takes no attachments")
         with self._lock:
             named = _named_by(receipt)
+            if (manifest := _manifest(bundle.configuration)) is not None:
+                named.add(manifest)
             new = self._documents(bundle, named - self._remembered)
             with self._writing(f"receipt {receipt.receipt_id}"):
                 for digest, body in new:
@@ -210,6 +212,9 @@ class SqliteReceiptStore:
         parts += [*bundle.key_documents, *bundle.evidence]
         documents: dict[Digest, Any] = {part.digest: part.to_json() for part in parts}
         documents[digest_json(bundle.configuration)] = bundle.configuration
+        if (manifest := _manifest(bundle.configuration)) is not None:
+            # By the name in the configuration: the manifest pins the rest.
+            documents[manifest] = bundle.verification_keys
         if missing := wanted - documents.keys():
             raise ConfigurationError(
                 f"receipt store: the bundle lacks {min(missing)}, which the receipt "
@@ -325,6 +330,8 @@ class SqliteReceiptStore:
             )
         envelope = read_envelope(rows[0])
         receipt = parse_receipt(envelope)
+        configuration = configuration_from_json(self._document(receipt.config_digest))
+        manifest = _manifest(configuration)
         return Bundle(
             receipt=envelope,
             attachments=tuple(
@@ -340,9 +347,8 @@ class SqliteReceiptStore:
             ),
             plan=parse_plan(self._body(receipt.plan_digest)),
             scenario=scenario_from_json(self._document(receipt.scenario_digest)),
-            configuration=configuration_from_json(
-                self._document(receipt.config_digest)
-            ),
+            configuration=configuration,
+            verification_keys=None if manifest is None else self._document(manifest),
         )
 
     def _rows(self, statement: str, *values: str | int) -> list[tuple[object, ...]]:
@@ -375,6 +381,12 @@ def _named_by(receipt: Receipt) -> set[Digest]:
     for party in receipt.parties:
         named |= {party.key_document, party.evidence}
     return named
+
+
+def _manifest(configuration: Mapping[str, Any]) -> Digest | None:
+    """Return which proof set-up a deployment has, if it has one."""
+    proofs = configuration.get("proofs")
+    return None if proofs is None else proofs["manifest"]
 
 
 def _unique(digests: Iterator[Digest]) -> list[Digest]:

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS
 from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
-from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS
 from bentoml_secure.signing import Envelope
 
 SCHEMA_VERSION = 3
@@ -48,7 +48,7 @@ CREATE TRIGGER {table}_no_{verb} BEFORE {verb} ON {table}
 
 def schema() -> str:
     """Return the script that makes a new file."""
-    script = _TABLES.format(most=MAX_ATTACHMENTS)
+    script = _TABLES.format(most=MAX_BUNDLE_ATTACHMENTS)
     for table in ("documents", "receipts", "attachments"):
         for verb in ("UPDATE", "DELETE"):
             script += _IMMUTABLE.format(table=table, verb=verb)

@@ -1,4 +1,4 @@
-"""The replicas as the entry knows them: reachable how, attested when, by what.
+"""Replicas and provers as the entry knows them: reachable how, attested when, by what.
 
 A replica is believed only while the entry holds accepted evidence over a nonce that
 the entry drew, about a key document that names exactly that service and segment,
@@ -30,7 +30,7 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
-from bentoml_secure.receipts.receipt import RUNNER, Party
+from bentoml_secure.receipts.receipt import Party
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.channel import Channel
 from bentoml_secure.serving.placement import Candidate, count_voices
@@ -67,7 +67,7 @@ class Attested:
 
 
 class Peer:
-    """One replica of one segment.
+    """One replica of one segment, or its prover.
 
     Args:
         name: Of its service.
@@ -78,6 +78,7 @@ class Peer:
         own: The entry's identity: plan, configuration and package must be the same.
         max_age_seconds: Of evidence that is of use to every scenario; by default the
             policy's.
+        role: That it must have by its key document.
         clock: For nonces and ages.
     """
 
@@ -91,6 +92,7 @@ class Peer:
         policy: AppraisalPolicy,
         own: Identity,
         max_age_seconds: float | None = None,
+        role: Role = Role.RUNNER,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.name = name
@@ -99,6 +101,7 @@ class Peer:
         self.channel = channel
         self._policy = policy
         self._own = own
+        self._role = role
         most = policy.max_age_seconds
         self._useful_seconds = min(most, max_age_seconds or most)
         self._clock = clock
@@ -220,7 +223,7 @@ class Peer:
 
     def _judge(self, shown: Shown) -> AttestationResult:
         document = shown.document
-        require_same_deployment(document, self._own.keys.document, role=Role.RUNNER)
+        require_same_deployment(document, self._own.keys.document, role=self._role)
         findings = [
             Finding(f"{self.name} key document {field}", str(got), str(want))
             for field, got, want in (
@@ -253,7 +256,7 @@ class Peer:
             session=session,
             party=Party(
                 name=self.name,
-                role=RUNNER,
+                role=self._role.value,
                 key_document=document.digest,
                 evidence=shown.record.digest,
                 evidence_nonce=shown.nonce.hex(),

@@ -18,9 +18,8 @@ from bentoml_secure.errors import (
     UnavailableError,
 )
 from bentoml_secure.receipts import store as module
-from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS, Bundle
 from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
-from bentoml_secure.receipts.receipt import MAX_ATTACHMENTS
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Draft, build_draft
@@ -163,7 +162,7 @@ def test_attachment_to_nothing(store: SqliteReceiptStore, late_draft: Draft) -> 
 def test_attachments_are_bounded(store: SqliteReceiptStore, late_draft: Draft) -> None:
     bundle, receipt_id = late_draft.bundle(), late_draft.receipt.receipt_id
     store.put(late_draft.receipt, alone(bundle))
-    for _ in range(MAX_ATTACHMENTS):
+    for _ in range(MAX_BUNDLE_ATTACHMENTS):
         store.attach(receipt_id, bundle.attachments[0])
     with pytest.raises(ConfigurationError, match="too many attachments"):
         store.attach(receipt_id, bundle.attachments[0])
