@@ -12,7 +12,7 @@ from bentoml_secure.signing import Envelope
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class OrderKey:
+class ProofPlace:
     """Which proof an order is for.
 
     Attributes:
@@ -38,7 +38,7 @@ class StoredOrder:
         body: Sealed to the prover.
     """
 
-    key: OrderKey
+    key: ProofPlace
     deadline: str | None
     priority: str
     body: bytes
@@ -74,6 +74,14 @@ class ReceiptStore(Protocol):
         """
         ...
 
+    def owed(self, receipt_id: str) -> int:
+        """Return how many proofs of a receipt are due.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
     def make_due(self, receipt_id: str, deadline: str) -> int:
         """Make the orders due that were held for a challenge; return how many.
 
@@ -82,7 +90,7 @@ class ReceiptStore(Protocol):
         """
         ...
 
-    def settle(self, order: OrderKey, attachment: Envelope) -> bool:
+    def settle(self, order: ProofPlace, attachment: Envelope) -> bool:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:

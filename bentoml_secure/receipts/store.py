@@ -46,10 +46,11 @@ from bentoml_secure.receipts.bundle import (
     configuration_from_json,
     scenario_from_json,
 )
-from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
+from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.store_schema import (
     COUNT_ORDERS,
+    COUNT_OWED,
     DELETE_ORDER,
     DROP_ORDERS,
     INSERT_ATTACHMENT,
@@ -262,6 +263,15 @@ class SqliteReceiptStore:
         count = self._rows(COUNT_ORDERS)[0][0]
         return count if isinstance(count, int) else 0
 
+    def owed(self, receipt_id: str) -> int:
+        """Return how many proofs of a receipt are due.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+        """
+        count = self._rows(COUNT_OWED, receipt_id)[0][0]
+        return count if isinstance(count, int) else 0
+
     def make_due(self, receipt_id: str, deadline: str) -> int:
         """Make the orders due that were held for a challenge; return how many.
 
@@ -276,7 +286,7 @@ class SqliteReceiptStore:
             made = self._connection.execute(MAKE_DUE, (deadline, receipt_id))
             return made.rowcount
 
-    def settle(self, order: OrderKey, attachment: Envelope) -> bool:
+    def settle(self, order: ProofPlace, attachment: Envelope) -> bool:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:

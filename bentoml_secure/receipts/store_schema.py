@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS
-from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
+from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
 from bentoml_secure.signing import Envelope
 
 SCHEMA_VERSION = 3
@@ -63,6 +63,7 @@ SELECT_ORDERS = (
     "WHERE deadline IS NOT NULL ORDER BY deadline, receipt_id, infer, segment LIMIT ?"
 )
 COUNT_ORDERS = "SELECT COUNT(*) FROM orders WHERE deadline IS NOT NULL"
+COUNT_OWED = "SELECT COUNT(*) FROM orders WHERE receipt_id = ? AND deadline IS NOT NULL"
 MAKE_DUE = "UPDATE orders SET deadline = ? WHERE receipt_id = ? AND deadline IS NULL"
 DELETE_ORDER = "DELETE FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
 DROP_ORDERS = "DELETE FROM orders WHERE receipt_id = ?"
@@ -101,7 +102,7 @@ def read_order(row: tuple[object, ...]) -> StoredOrder:
         and isinstance(body, bytes)
     ):
         raise MalformedInputError("stored order: a column is of another type")
-    key = OrderKey(receipt_id, infer, segment)
+    key = ProofPlace(receipt_id, infer, segment)
     return StoredOrder(key=key, deadline=deadline, priority=priority, body=body)
 
 

@@ -39,7 +39,7 @@ from bentoml_secure.serving.sealed import (
     SealedExchange,
     SealedReveal,
 )
-from bentoml_secure.session.bodies import SEALED_TYPE, Feed, Whole
+from bentoml_secure.session.bodies import SEALED_TYPE, Feed, SealedCall, Whole
 from bentoml_secure.session.keys import Session
 from bentoml_secure.session.messages import MAX_MESSAGE_BYTES as _MAX_JSON_BYTES
 from bentoml_secure.session.messages import Document
@@ -231,6 +231,44 @@ class HttpChannel:
             length=body.length,
         )
         return answer.result()
+
+    async def ask(
+        self,
+        path: str,
+        operation: str,
+        message: bytes,
+        session: Session,
+        *,
+        max_bytes: int,
+    ) -> bytes:
+        """Send one message sealed, and return the answer, opened.
+
+        Args:
+            path: Of the other end's door.
+            operation: As sessions bind it.
+            message: To be sealed.
+            session: Seals both.
+            max_bytes: Cap on the answer.
+
+        Raises:
+            UnknownSessionError: The other end does not hold the session (any more).
+            UnavailableError: No answer, or a refusal.
+            MalformedInputError: The answer is too long or ends early.
+            VerificationError: It does not open.
+        """
+        call = SealedCall.begin(session, operation)
+        body = call.seal((message,), (len(message),))
+        answer = SealedAnswer(call, Expected(SEALED_TYPE, max_bytes, Whole))
+        await self._client.request(
+            "POST",
+            path,
+            answer.on_head,
+            content_type=SEALED_TYPE,
+            head=next(body.views),
+            body=body.views,
+            length=body.length,
+        )
+        return answer.result().result()
 
     async def hello(self, message: Document) -> Any:
         """Post message (a)."""

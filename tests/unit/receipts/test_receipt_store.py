@@ -19,7 +19,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.receipts import store as module
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS, Bundle
-from bentoml_secure.receipts.keeping import OrderKey, StoredOrder
+from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Draft, build_draft
@@ -322,7 +322,7 @@ def test_a_long_life(
 
 def order(receipt_id: str, segment: int, deadline: str | None) -> StoredOrder:
     return StoredOrder(
-        key=OrderKey(receipt_id, 0, segment),
+        key=ProofPlace(receipt_id, 0, segment),
         deadline=deadline,
         priority="critical",
         body=b"sealed",
@@ -344,7 +344,7 @@ def test_orders_are_kept_with_their_receipt_and_settled_once(
     with closing(SqliteReceiptStore(path)) as store:
         assert store.orders(most=10) == [due[1], due[0]]
         assert store.orders(most=1) == [due[1]]
-        assert store.count_orders() == 2
+        assert store.count_orders() == store.owed(name) == 2
         proof = late_draft.bundle().receipt
         assert store.settle(due[0].key, proof)
         assert not store.settle(due[0].key, proof)
