@@ -5,7 +5,8 @@
                  that they follow from; such files are unsafe
 
 A file's digest is taken before every use: 16 MiB, the file of 2**17 rows, take 10 ms.
-A larger file is never used for fewer rows: ezkl cuts it down at every call, for minutes.
+A larger file is never used for fewer rows: ezkl cuts it down at every call, for
+minutes.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class SrsFolder:
                     f"srs {target}: there is another file.",
                     remedy="Use another folder: strings of two secrets do not mix.",
                 )
-            os.replace(made.name, target)
+            _publish(made.name, target)
         return SrsFile(logrows=logrows, path=target, digest=want, source=PERPETUAL)
 
     def generate(self, logrows: int) -> SrsFile:
@@ -160,10 +161,10 @@ class SrsFolder:
         """
         with self._locked():
             made = self._generated()
-            if made is not None and logrows in made.files:
-                return self.require(logrows)
             target = self.path / file_name(logrows)
             if target.exists():
+                if made is not None and logrows in made.files:
+                    return self.require(logrows)
                 raise ConfigurationError(f"srs {target}: there is another file.")
             secret = _new_secret() if made is None else made.secret
             with self._new_file() as stream:
@@ -172,7 +173,7 @@ class SrsFolder:
                 digest = digest_srs_file(Path(stream.name))
                 # First the record: a file that is not in it would be nobody's.
                 self._write_generated(secret, logrows, digest, made)
-                os.replace(stream.name, target)
+                _publish(stream.name, target)
         return SrsFile(logrows=logrows, path=target, digest=digest, source=LOCAL)
 
     def require(self, logrows: int) -> SrsFile:
@@ -220,7 +221,7 @@ class SrsFolder:
         if len(parts) != 1 or len(sources) != 1:
             raise ConfigurationError(
                 f"srs: the files of {self.path} are of {len(parts)} secrets, want one.",
-                remedy="Proofs under two strings cannot be linked: use one folder each.",
+                remedy="One verifier's part must do for all: use a folder for each.",
             )
         source = sources.pop()
         return SrsRecord(
@@ -304,6 +305,12 @@ def _removed_unless_renamed(name: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _publish(name: str, target: Path) -> None:
+    # Unlike srs.json, nothing in it is secret.
+    os.chmod(name, 0o644)
+    os.replace(name, target)
 
 
 def _new_secret() -> int:
