@@ -57,7 +57,10 @@ def init(store: Path, wrapping_key: Path) -> None:
 @click.argument("keys_file", type=FILE, metavar="KEYS")
 @_WRAPPING
 def add_keys(store: Path, keys_file: Path, wrapping_key: Path) -> None:
-    """Take in the keys that `seal-model` wrote to KEYS. Remove KEYS afterwards."""
+    """Take in the keys that `seal-model` or `seal-proofs` wrote to KEYS.
+
+    Those of `seal-proofs` go to provers only. Remove KEYS afterwards.
+    """
     from bentoml_secure.keys.key_file import read_keys
     from bentoml_secure.keys.wrapping_key import read_wrapping_key
     from bentoml_secure.statements import utc_now
@@ -67,7 +70,8 @@ def add_keys(store: Path, keys_file: Path, wrapping_key: Path) -> None:
     wrapping = read_wrapping_key(wrapping_key)
     with _opened(store) as opened:
         opened.add_keys(keys, wrapping, now=utc_now())
-    click.echo(f"{len(keys.keys)} keys of plan {keys.plan}")
+    whose = f", for a {keys.role} only" if keys.role else ""
+    click.echo(f"{len(keys.keys)} keys of plan {keys.plan}{whose}")
 
 
 @broker.command()

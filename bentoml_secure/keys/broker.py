@@ -6,7 +6,8 @@ before anything leaves:
 
     1. the evidence, again, against this policy: kind, measurement, age, machine
     2. the key document: role, plan, configuration, package, not ended
-    3. the request: the segment is the asker's own, the key the one its files name
+    3. the request: the segment is the asker's own, the key the one its files name, and
+       not one that another role alone may have
     4. nothing of it revoked, the exchange not answered before
     5. the entry in the log, on disk; then the key
 """
@@ -106,6 +107,7 @@ class Broker:
                     segment=stored.segment,
                     plan=stored.plan,
                     key_id=stored.key_id,
+                    role=stored.role,
                 )
                 self._store.spend(asker.exchange_id)
                 entry = self._store.append(Event.RELEASED, about, now=now)
@@ -237,8 +239,20 @@ def _compare_request(
     )
     if stored is None:
         return compared
-    return compared + compare(
-        "key_plan", stored.plan == document.plan, got=document.plan, want=stored.plan
+    return (
+        compared
+        + compare(
+            "key_plan",
+            stored.plan == document.plan,
+            got=document.plan,
+            want=stored.plan,
+        )
+        + compare(
+            "key_role",
+            stored.role in (None, document.role),
+            got=document.role,
+            want=stored.role,
+        )
     )
 
 

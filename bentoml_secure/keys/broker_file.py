@@ -14,15 +14,17 @@ from pathlib import Path
 
 from bentoml_secure.errors import ConfigurationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_SECONDS = 5.0
 
 _TABLES = ("facts", "keys", "revocations", "exchanges", "audit")
 _SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    # A segment has a key for each time that it was sealed, in whatever plan.
+    # A segment has a key for each time that it was sealed, in whatever plan. Without a
+    # role, the policy says who may have it.
     "CREATE TABLE keys (segment TEXT NOT NULL, plan TEXT NOT NULL,"
-    " key_id TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (segment, key_id))",
+    " key_id TEXT NOT NULL, wrapped BLOB NOT NULL, role TEXT,"
+    " PRIMARY KEY (segment, key_id))",
     "CREATE TABLE revocations (kind TEXT NOT NULL, value TEXT NOT NULL,"
     " PRIMARY KEY (kind, value))",
     "CREATE TABLE exchanges (exchange_id TEXT PRIMARY KEY)",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bentoml_secure.attestation.checks import require
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import Digest, canonical_json, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
@@ -36,7 +37,7 @@ from bentoml_secure.keys.broker_file import (
     create,
     transaction,
 )
-from bentoml_secure.keys.key_file import PlanKeys
+from bentoml_secure.keys.key_file import PlanKeys, parse_role
 from bentoml_secure.keys.segment_key import KeyId
 from bentoml_secure.keys.wrapping_key import WrappingKey
 from bentoml_secure.statements import format_time
@@ -58,12 +59,13 @@ class Revoked(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """A key as it lies in the file."""
+    """A key as it lies in the file; ``role``, where there is one, alone may have it."""
 
     segment: Digest
     plan: Digest
     key_id: KeyId
     wrapped: bytes
+    role: Role | None
 
 
 class BrokerStore:
@@ -152,17 +154,21 @@ class BrokerStore:
         self.require_wrapping(wrapping)
         with self.writing():
             for segment, key in keys.keys:
-                wrapped = wrapping.wrap(key, segment=segment, plan=keys.plan)
+                wrapped = wrapping.wrap(
+                    key, segment=segment, plan=keys.plan, role=keys.role
+                )
+                role = keys.role.value if keys.role else None
                 self._connection.execute(
-                    "INSERT INTO keys VALUES (?, ?, ?, ?)",
-                    (segment, keys.plan, key.key_id, wrapped),
+                    "INSERT INTO keys VALUES (?, ?, ?, ?, ?)",
+                    (segment, keys.plan, key.key_id, wrapped, role),
                 )
                 details = {"segment": segment, "plan": keys.plan, "key_id": key.key_id}
+                details |= {"role": role} if role else {}
                 self.append(Event.KEY_ADDED, details, now=now)
 
     def key(self, segment: Digest, key_id: KeyId) -> StoredKey | None:
         """Return one key of a segment, wrapped, if it is there."""
-        columns = "segment, plan, key_id, wrapped"
+        columns = "segment, plan, key_id, wrapped, role"
         rows = self._rows(
             f"SELECT {columns} FROM keys WHERE segment = ? AND key_id = ?",  # noqa: S608
             segment,
@@ -170,7 +176,7 @@ class BrokerStore:
         )
         if not rows:
             return None
-        got_segment, plan, got_key_id, wrapped = rows[0]
+        got_segment, plan, got_key_id, wrapped, role = rows[0]
         if not isinstance(wrapped, bytes):
             raise MalformedInputError("stored key: a column is of another type")
         return StoredKey(
@@ -178,6 +184,7 @@ class BrokerStore:
             plan=Digest(str(plan)),
             key_id=KeyId(str(got_key_id)),
             wrapped=wrapped,
+            role=parse_role(role, what="stored key"),
         )
 
     def revoke(self, kind: Revoked, value: str, *, reason: str, now: datetime) -> None:

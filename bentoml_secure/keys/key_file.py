@@ -1,7 +1,9 @@
 """The keys of a sealed plan in one file, mode 0600, on their way to a broker.
 
-JSON: {"version": 1, "plan": digest, "keys": [{"segment", "key_id", "key"}]}, the key
-in hex. Who reads it can open the weights: give it to the broker, then remove it.
+JSON: {"version": 2, "plan": digest, "role": "prover" or null, "keys": [{"segment",
+"key_id", "key"}]}, the key in hex. A role is the only one that the broker will release
+them to; null leaves it to its policy. Who reads the file can open the weights: give it
+to the broker, then remove it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import (
     JSON,
     Digest,
@@ -27,7 +30,7 @@ from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.keys.segment_key import SegmentKey
 from bentoml_secure.split.plan import MAX_SEGMENTS
 
-VERSION = 1
+VERSION = 2
 MODE = 0o600
 MAX_KEY_FILE_BYTES = 256 * 1024
 
@@ -36,15 +39,17 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanKeys:
-    """The keys of one sealed plan.
+    """The keys of one sealed plan, or of its sealed proof set-up.
 
     Attributes:
         plan: Its digest.
         keys: Segment identity and key, in the plan's order.
+        role: Who alone may have them; None for whoever the broker's policy lists.
     """
 
     plan: Digest
     keys: tuple[tuple[Digest, SegmentKey], ...]
+    role: Role | None = None
 
 
 def parse_keys(data: bytes) -> PlanKeys:
@@ -57,7 +62,7 @@ def parse_keys(data: bytes) -> PlanKeys:
     what = "key file"
     fields: dict[str, Any] = require_fields(
         parse_json(data, what=what, max_bytes=MAX_KEY_FILE_BYTES),
-        {"version", "plan", "keys"},
+        {"version", "plan", "role", "keys"},
         what=what,
     )
     if type(fields["version"]) is not int or fields["version"] != VERSION:
@@ -71,7 +76,23 @@ def parse_keys(data: bytes) -> PlanKeys:
     if len({segment for segment, _ in keys}) != len(keys):
         raise MalformedInputError(f"{what} keys: a segment stands there twice")
     plan = parse_digest(fields["plan"], what=f"{what} plan", algorithm=JSON)
-    return PlanKeys(plan=plan, keys=keys)
+    return PlanKeys(plan=plan, keys=keys, role=parse_role(fields["role"], what=what))
+
+
+def parse_role(value: object, *, what: str) -> Role | None:
+    """Return who alone may have a key; None for whoever the policy lists.
+
+    Raises:
+        MalformedInputError: Neither nothing nor a prover: nothing else has keys of its
+            own.
+    """
+    if value is None:
+        return None
+    if value != Role.PROVER.value:
+        raise MalformedInputError(
+            f"{what} role: got {value!r:.40}, want {Role.PROVER.value!r} or null"
+        )
+    return Role.PROVER
 
 
 def _parse_entry(entry: object) -> tuple[Digest, SegmentKey]:
@@ -91,7 +112,7 @@ def read_keys(path: Path) -> PlanKeys:
 
     Raises:
         ConfigurationError: It cannot be read, or group or others may.
-        MalformedInputError: It is not what ``seal-model`` writes.
+        MalformedInputError: It is not what ``seal-model`` or ``seal-proofs`` writes.
     """
     return parse_keys(read_secret(path, what="key file", max_bytes=MAX_KEY_FILE_BYTES))
 
@@ -166,5 +187,10 @@ def keys_to_bytes(keys: PlanKeys) -> bytes:
         {"segment": segment, "key_id": key.key_id, "key": key.reveal().hex()}
         for segment, key in keys.keys
     ]
-    document = {"version": VERSION, "plan": keys.plan, "keys": entries}
+    document = {
+        "version": VERSION,
+        "plan": keys.plan,
+        "role": keys.role.value if keys.role else None,
+        "keys": entries,
+    }
     return json.dumps(document, indent=1).encode() + b"\n"

@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bentoml_secure.attestation.checks import requiring
+from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import Digest, canonical_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.keys.key_file import new_secret, read_secret
@@ -32,17 +33,32 @@ class WrappingKey:
         self.key_id = secret.key_id
         self._cipher = AESGCM(secret.derive(b"", _LABEL))
 
-    def wrap(self, key: SegmentKey, *, segment: Digest, plan: Digest) -> bytes:
+    def wrap(
+        self,
+        key: SegmentKey,
+        *,
+        segment: Digest,
+        plan: Digest,
+        role: Role | None = None,
+    ) -> bytes:
         """Return a key as it lies in the database: nonce and ciphertext.
+
+        It is bound to its segment, its plan and to who alone may have it.
 
         Nonces are random: one wrapping key is good for far more keys than there are.
         """
         nonce = os.urandom(NONCE_BYTES)
-        about = _about(segment, plan, key.key_id)
+        about = _about(segment, plan, key.key_id, role)
         return nonce + self._cipher.encrypt(nonce, key.reveal(), about)
 
     def unwrap(
-        self, wrapped: bytes, *, segment: Digest, plan: Digest, key_id: KeyId
+        self,
+        wrapped: bytes,
+        *,
+        segment: Digest,
+        plan: Digest,
+        key_id: KeyId,
+        role: Role | None = None,
     ) -> SegmentKey:
         """Return a key from the database.
 
@@ -50,7 +66,7 @@ class WrappingKey:
             CheckFailedError: Another wrapping key; a row that somebody edited.
         """
         nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        about = _about(segment, plan, key_id)
+        about = _about(segment, plan, key_id, role)
         # ValueError: a nonce too short.
         with requiring("wrapped_key", InvalidTag, ValueError, want="as it was wrapped"):
             raw = self._cipher.decrypt(nonce, sealed, about)
@@ -60,8 +76,15 @@ class WrappingKey:
         return f"WrappingKey({self.key_id})"
 
 
-def _about(segment: Digest, plan: Digest, key_id: KeyId) -> bytes:
-    return canonical_json({"segment": segment, "plan": plan, "key_id": key_id})
+def _about(segment: Digest, plan: Digest, key_id: KeyId, role: Role | None) -> bytes:
+    return canonical_json(
+        {
+            "segment": segment,
+            "plan": plan,
+            "key_id": key_id,
+            "role": role.value if role else None,
+        }
+    )
 
 
 def create_wrapping_key(path: Path) -> WrappingKey:
