@@ -29,7 +29,9 @@ from bentoml_secure.receipts.localisation import (
     localisation_due,
     recomputed_segments,
 )
+from bentoml_secure.receipts.proofs import PROOF
 from bentoml_secure.receipts.receipt import RequiredAttachment
+from bentoml_secure.scenario import Proving
 from bentoml_secure.serving.asking import Made
 from bentoml_secure.serving.endtoend import Doubted
 from bentoml_secure.serving.engine import Engine
@@ -53,7 +55,7 @@ def required_attachments(
 ) -> tuple[RequiredAttachment, ...]:
     """Return what must follow a receipt.
 
-    Votes still out; an audit that was drawn; whose fault dissenting chains are.
+    Votes still out; an audit that was drawn; proofs; whose fault dissenting chains are.
 
     Args:
         context: Of the request.
@@ -68,6 +70,8 @@ def required_attachments(
     if audited(context.seed, scenario.audit_rate):
         seconds = audit_seconds(scenario, len(context.infers) * segments)
         due.append((AUDIT, grace + timedelta(seconds=seconds)))
+    if scenario.proof is Proving.EVERY:
+        due.append((PROOF, timedelta(seconds=scenario.proof_deadline_seconds)))
     if localisation_due(context.infers, scenario):
         seconds = audit_seconds(scenario, recomputed_segments(context.infers))
         due.append((LOCALISATION, grace + timedelta(seconds=seconds)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,15 +20,19 @@ from bentoml_secure.errors import (
     SecureError,
 )
 from bentoml_secure.receipts.receipt import MAX_INFERS, InferRecord
-from bentoml_secure.scenario import Mode, Scenario
+from bentoml_secure.scenario import Mode, Proving, Scenario
 from bentoml_secure.serving.endtoend import EndToEnd
 from bentoml_secure.serving.lockstep import Kept, Lockstep, Standing, Values
+from bentoml_secure.serving.ordering import Provable
 from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.request import RequestContext, own_context
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.tensors import Array, commit, require
 
 logger = logging.getLogger("bentoml_secure")
+
+RequireProvable = Callable[[Mapping[str, Array]], None]
+"""Called with a plan's inputs; raises SecureError where no proof could be had."""
 
 
 class Engine:
@@ -39,6 +43,7 @@ class Engine:
         peers: The replicas of each segment, in the plan's order.
         referees: One of each segment, or none at all.
         standing: What replicas' past answers count for; nothing if left out.
+        proving: Refuses what cannot be proven; None where nothing is.
     """
 
     def __init__(
@@ -47,7 +52,9 @@ class Engine:
         peers: Sequence[Sequence[Peer]],
         referees: Sequence[Peer] = (),
         standing: Standing | None = None,
+        proving: RequireProvable | None = None,
     ) -> None:
+        self._proving = proving
         self.plan = plan
         self.peers = peers
         self.referees = referees
@@ -89,6 +96,9 @@ class Engine:
     ) -> dict[str, Array]:
         tensors = {name: np.asarray(array) for name, array in feed.items()}
         require(tensors, self.plan.inputs)
+        proven = context.scenario.proof is not Proving.NONE
+        if proven and self._proving is not None:
+            self._proving(tensors)
         salts = {name: context.salt(index, "tensor", name) for name in self._names}
         inputs = commit(tensors, {name: salts[name] for name in tensors})
         values = Values(tensors, dict(inputs))
@@ -117,7 +127,12 @@ class Engine:
                 chains=chains,
             )
         )
-        return {name: values.tensors[name] for name in outputs}
+        answer = {name: values.tensors[name] for name in outputs}
+        if proven:
+            context.provable.append(
+                Provable(infer=index, inputs=tensors, served=answer)
+            )
+        return answer
 
     async def examine(
         self,

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
-from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import Role
-from bentoml_secure.digest import NONCE_BYTES, commit_body
+from bentoml_secure.digest import commit_body
 from bentoml_secure.errors import AttestationError, UnavailableError
+from bentoml_secure.proofs.orders import Priority
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.receipts.localisation import localisation_due
+from bentoml_secure.receipts.proofs import PROOF
 from bentoml_secure.receipts.receipt import (
     ENTRY,
     SEALED,
     UNSEALED,
-    Party,
     Receipt,
     issue,
 )
-from bentoml_secure.receipts.keeping import ReceiptStore
-from bentoml_secure.scenario import Configuration
+from bentoml_secure.scenario import Configuration, Proving, Scenario
 from bentoml_secure.serving.completion import (
     audit,
     late_votes,
@@ -40,7 +39,10 @@ from bentoml_secure.serving.completion import (
 )
 from bentoml_secure.serving.draws import Draws
 from bentoml_secure.serving.engine import Engine
+from bentoml_secure.serving.ordering import make_orders
+from bentoml_secure.serving.own_evidence import OwnEvidence, OwnParty
 from bentoml_secure.serving.peers import FRESH_SHARE, ready
+from bentoml_secure.serving.proof_desk import ProofDesk
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.serving.trials import Examiner
 from bentoml_secure.session.identity import Identity, Keys
@@ -52,7 +54,6 @@ from bentoml_secure.statements import format_time, utc_now
 
 logger = logging.getLogger("bentoml_secure")
 
-MAX_OPEN_NONCES = 10_000
 MAX_KEPT_SALTS = 10_000
 CLOSE_SECONDS = 10.0
 MAX_CLIENT_FINISH_BYTES = 16 * 1024
@@ -72,84 +73,6 @@ def _judge_client(shown: Shown) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OwnParty:
-    """The entry as a receipt names it: what it signs with, and evidence of that."""
-
-    keys: Keys
-    party: Party
-    record: EvidenceRecord
-
-
-def _own_party(
-    keys: Keys, record: EvidenceRecord, nonce: bytes, issued_at: datetime
-) -> OwnParty:
-    party = Party(
-        name=keys.document.service,
-        role=ENTRY,
-        key_document=keys.digest,
-        evidence=record.digest,
-        evidence_nonce=nonce.hex(),
-        nonce_issued_at=format_time(issued_at),
-    )
-    return OwnParty(keys, party, record)
-
-
-class OwnEvidence:
-    """The entry's evidence by nonce: a caller's, or one it drew itself."""
-
-    def __init__(self, identity: Identity, max_age: timedelta) -> None:
-        self._identity = identity
-        self._max_age = max_age
-        self._by_nonce: OrderedDict[bytes, OwnParty] = OrderedDict()
-        self._drawn: bytes | None = None
-        self._drawing = asyncio.Lock()
-
-    async def attest(self, nonce: bytes, now: datetime) -> tuple[Keys, EvidenceRecord]:
-        """Make evidence over a nonce and remember it for receipts."""
-        keys = self._identity.keys
-        # A device takes tens of milliseconds: not on the loop.
-        record = await asyncio.to_thread(self._identity.attest, nonce, keys)
-        self._by_nonce[nonce] = _own_party(keys, record, nonce, now)
-        if len(self._by_nonce) > MAX_OPEN_NONCES:
-            self._by_nonce.popitem(last=False)
-        return keys, record
-
-    async def for_receipt(
-        self, session: Session | None, nonce: bytes | None, now: datetime
-    ) -> OwnParty:
-        """Return evidence no older than allowed, and the keys that it binds.
-
-        Args:
-            session: That the request came by: what it showed is what its caller
-                judged, whatever keys are in force by now.
-            nonce: That a caller without one has had evidence for, if it said so.
-            now: The time.
-        """
-        if session is not None and session.own.record is not None:
-            own = session.own
-            return _own_party(
-                session.keys, session.own.record, own.nonce, own.nonce_issued_at
-            )
-        if (known := self._known(nonce, now)) is not None:
-            return known
-        # One asks the device for all that wait.
-        async with self._drawing:
-            if (known := self._known(self._drawn, now)) is not None:
-                return known
-            drawn = secrets.token_bytes(NONCE_BYTES)
-            await self.attest(drawn, now)
-            self._drawn = drawn
-            return self._by_nonce[drawn]
-
-    def _known(self, nonce: bytes | None, now: datetime) -> OwnParty | None:
-        known = None if nonce is None else self._by_nonce.get(nonce)
-        if known is None or now >= known.keys.document.not_after:
-            return None
-        issued = datetime.fromisoformat(known.party.nonce_issued_at)
-        return known if now - issued < self._max_age else None
-
-
 class Entry:
     """Serves one deployment.
 
@@ -161,6 +84,7 @@ class Entry:
         max_age_seconds: Of evidence, by the appraisal policy and the scenarios.
         keep_salts: Whether root salts that the entry drew may be asked for later.
         examiner: Puts replicas without a vote to trial, if there are known answers.
+        desk: Deals with provers, where the deployment has some.
         clock: For times in receipts.
     """
 
@@ -174,6 +98,7 @@ class Entry:
         max_age_seconds: float,
         keep_salts: bool,
         examiner: Examiner | None = None,
+        desk: ProofDesk | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.configuration = configuration
@@ -198,6 +123,7 @@ class Entry:
         self._max_age_seconds = max_age_seconds
         self._keep_salts = keep_salts
         self._examiner = examiner
+        self._desk = desk
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._kept_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,6 +137,8 @@ class Entry:
         self._tasks.append(asyncio.create_task(self.engine.keep_attested()))
         if self._examiner is not None:
             self._tasks.append(asyncio.create_task(self._examiner.run()))
+        if self._desk is not None:
+            await self._desk.start(self._proven)
 
     async def is_ready(self) -> bool:
         """Tell, within a second, whether the minimum scenario could be served."""
@@ -279,8 +207,9 @@ class Entry:
             plan=self.engine.plan,
             scenario=context.scenario,
             configuration=self._configuration,
+            verification_keys=None if self._desk is None else self._desk.document,
         )
-        await asyncio.to_thread(self.store.put, receipt, bundle)
+        await self._keep(context, receipt, bundle)
         metrics.count_receipt(context.scenario.name, "issued")
         if context.salt_drawn_by == ENTRY and self._keep_salts:
             self.salts[receipt.receipt_id] = context.root_salt
@@ -288,6 +217,38 @@ class Entry:
                 self.salts.popitem(last=False)
         self._complete(context, receipt.receipt_id, envelope, own.keys)
         return envelope
+
+    async def _keep(
+        self, context: RequestContext, receipt: Receipt, bundle: Bundle
+    ) -> None:
+        """Store a receipt, and orders of its proofs with it."""
+        desk = self._desk
+        if desk is None or not context.provable:
+            await asyncio.to_thread(self.store.put, receipt, bundle)
+            return
+        challenged = context.scenario.proof is Proving.CHALLENGE
+        making = functools.partial(
+            make_orders,
+            context,
+            bundle.receipt.payload_digest,
+            context.provable,
+            desk.manifest,
+            desk.order_keys(),
+            priority=Priority.AUDIT if challenged else Priority.CRITICAL,
+            deadline=_proof_deadline(context.scenario, receipt),
+            held=challenged,
+        )
+
+        def keep() -> int:
+            """Seal and write: not on the loop."""
+            orders = making()
+            self.store.put(receipt, bundle, orders)
+            return len(orders)
+
+        kept = await asyncio.to_thread(keep)
+        context.provable.clear()
+        if not challenged:
+            desk.wake(kept)
 
     def _require_young(
         self, context: RequestContext, own: OwnParty, now: datetime
@@ -330,7 +291,8 @@ class Entry:
         self, context: RequestContext, receipt_id: str, receipt: Envelope, keys: Keys
     ) -> None:
         if not (context.late or context.kept or context.doubted):
-            metrics.count_receipt(context.scenario.name, "completed")
+            if context.scenario.proof is Proving.NONE:
+                metrics.count_receipt(context.scenario.name, "completed")
             return
         if self._kept_bytes + context.kept_bytes > MAX_KEPT_BYTES:
             logger.warning("receipt %s: too many others wait for referees", receipt_id)
@@ -363,8 +325,10 @@ class Entry:
         attached = await asyncio.gather(
             *(self._attach_one(receipt_id, what, coming) for what, coming in due)
         )
-        state: metrics.ReceiptState = "completed" if all(attached) else "failed"
-        metrics.count_receipt(context.scenario.name, state)
+        if not all(attached):
+            metrics.count_receipt(context.scenario.name, "failed")
+        elif context.scenario.proof is Proving.NONE:
+            metrics.count_receipt(context.scenario.name, "completed")
 
     async def _attach_one(
         self, receipt_id: str, what: str, coming: Coroutine[None, None, Envelope]
@@ -378,11 +342,26 @@ class Entry:
             return False
         return True
 
-    async def wait_complete(self, receipt_id: str, seconds: float) -> None:
-        """Wait until what a receipt requires is attached, or the time is over."""
+    async def _proven(self, receipt_id: str, proven: bool) -> None:
+        """Note that a receipt has its proofs, or that it will not get them in time."""
+        bundle = await asyncio.to_thread(self.store.bundle, receipt_id)
+        state: metrics.ReceiptState = "completed" if proven else "failed"
+        metrics.count_receipt(bundle.scenario.name, state)
+
+    async def wait_complete(self, receipt_id: str, seconds: float) -> bool:
+        """Wait until what a receipt requires is attached, or the time is over.
+
+        Returns:
+            Whether nothing is under way or owed any more.
+        """
+        ends = asyncio.get_running_loop().time() + seconds
         task = self._completions.get(receipt_id)
         if task is not None:
             await asyncio.wait([task], timeout=seconds)
+        if self._desk is None:
+            return task is None or task.done()
+        left = max(0.0, ends - asyncio.get_running_loop().time())
+        return await self._desk.wait(receipt_id, left)
 
     async def close(self) -> None:
         """Finish attachments, stop attesting, close connections and files."""
@@ -392,5 +371,16 @@ class Entry:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if self._desk is not None:
+            await self._desk.close()
         await self.engine.close()
         self.store.close()
+
+
+def _proof_deadline(scenario: Scenario, receipt: Receipt) -> str:
+    due = {required.kind: required.deadline for required in receipt.attachments}
+    if PROOF in due:
+        return due[PROOF]
+    # Of a challenge that may come: told when it comes.
+    issued = datetime.fromisoformat(receipt.issued_at)
+    return format_time(issued + timedelta(seconds=scenario.proof_deadline_seconds))

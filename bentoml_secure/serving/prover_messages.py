@@ -38,6 +38,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 MAX_ORDER_BYTES = 32 << 20
 MAX_LINK_BYTES = 16 << 20
 MAX_KEYS = 1000
+MAX_VALUES = 1 << 20
+MOST_VALUE = 2**53 - 1
 PRIORITIES = ("critical", "audit")
 
 
@@ -166,6 +168,38 @@ def link_message(key: ProofPlace, link: bytes) -> bytes:
     """Return the message that hands a link over."""
     said = base64.b64encode(link).decode()
     return canonical_json({"ask": "link", "key": key_to_json(key), "link": said})
+
+
+def order_key_message() -> bytes:
+    """Return the message that asks what orders are to be sealed to."""
+    return canonical_json({"ask": "order-key"})
+
+
+def execute_message(boundary: Sequence[int], salt: Sequence[int]) -> bytes:
+    """Return the message that has a circuit executed, without a proof."""
+    return canonical_json(
+        {"ask": "execute", "boundary": list(boundary), "salt": list(salt)}
+    )
+
+
+def parse_values(value: object, *, what: str) -> tuple[int, ...]:
+    """Parse the integers of a boundary or salt.
+
+    Raises:
+        MalformedInputError: Too many, or one that is no integer of 53 bits.
+    """
+    found = items(value, what=what, most=MAX_VALUES)
+    return tuple(whole(v, what=what, low=-MOST_VALUE, high=MOST_VALUE) for v in found)
+
+
+def parse_executed(data: bytes) -> tuple[int, ...]:
+    """Parse the answer to "execute".
+
+    Raises:
+        MalformedInputError: Not of its form.
+    """
+    got = require_fields(parse_answer(data), ("boundary",), what="prover's answer")
+    return parse_values(got["boundary"], what="boundary")
 
 
 def reports_to_json(reports: Sequence[JobReport]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from bentoml_secure.statements import utc_now
 if TYPE_CHECKING:
     from bentoml_secure.serving.endtoend import Doubted
     from bentoml_secure.serving.lockstep import Kept, PendingVotes
+    from bentoml_secure.serving.ordering import Provable
     from bentoml_secure.serving.peers import Attested, Peer
 
 NONCE = b"bsec-nonce"
@@ -84,6 +85,7 @@ class RequestContext:
     late: list[PendingVotes] = field(default_factory=list)
     doubted: list[Doubted] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
+    provable: list[Provable] = field(default_factory=list)
     request_id: bytes = field(init=False)
     seed: bytes = field(init=False)
 
