@@ -37,6 +37,7 @@ Result = Literal["pass", "fail", "error"]
 ReceiptState = Literal["issued", "completed", "failed"]
 
 _SECONDS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+_PROOF_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 @cache
@@ -126,6 +127,26 @@ def _receipts() -> Counter:
 
 
 @cache
+def _proof_queue() -> Gauge:
+    return Gauge(
+        "bentoml_secure_proof_queue_depth",
+        "Proofs that are asked for and neither made nor given up.",
+        multiprocess_mode="livesum",
+    )
+
+
+@cache
+def _proof_seconds() -> Histogram:
+    return Histogram(
+        "bentoml_secure_proof_seconds",
+        "Time of a segment's proof by phase: execute (until its output is there), "
+        "prove (until the proof is, verified).",
+        ["segment", "phase"],
+        buckets=_PROOF_SECONDS,
+    )
+
+
+@cache
 def _overhead() -> Histogram:
     return Histogram(
         "bentoml_secure_request_overhead_seconds",
@@ -202,6 +223,18 @@ def count_trial(segment: str, outcome: str) -> None:
 def count_receipt(scenario: str, state: ReceiptState) -> None:
     """Count one receipt entering a state."""
     _receipts().labels(scenario, state).inc()
+
+
+def set_proof_queue_depth(jobs: int) -> None:
+    """Say how many proofs are owed."""
+    _proof_queue().set(jobs)
+
+
+def observe_proof(
+    segment: str, phase: Literal["execute", "prove"], seconds: float
+) -> None:
+    """Observe the time of one phase of one proof."""
+    _proof_seconds().labels(segment, phase).observe(seconds)
 
 
 @contextmanager

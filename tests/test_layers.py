@@ -58,7 +58,7 @@ ONLY_IN = {
     "onnxscript": ("split/exporting.py",),
     "transformers": (),
     "ezkl": ("proofs/backends/ezkl_child.py",),
-    "sqlalchemy": ("proofs/jobs",),
+    "sqlalchemy": ("proofs/jobs/",),
     "ray": ("proofs/executors/ray_cluster.py",),
     "onnx": ("split/", "proofs/circuit.py"),
     "onnxruntime": ("split/",),

@@ -1,4 +1,7 @@
-"""Attachments: what comes after a receipt, each signed apart by the same entry.
+"""Attachments: what comes after a receipt, each signed apart.
+
+The receipt's entry signs them, one of each kind. What the kinds in ``SIGNED_APART`` are
+about, somebody else does; such a kind says who it is, and there may be many of it.
 
 An in-toto Statement v1 whose only subject is the receipt, by its digest. The kind is
 in the predicate type, ``https://bentoml-secure.dev/<kind>/v1``; every predicate has a
@@ -21,10 +24,18 @@ from bentoml_secure.digest import (
     Digest,
     parse_digest,
     parse_hex,
+    parse_json,
 )
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.receipts.strict import whole
-from bentoml_secure.signing import Envelope, SigningKey, VerificationKey, sign, verify
+from bentoml_secure.signing import (
+    MAX_ENVELOPE_BYTES,
+    Envelope,
+    SigningKey,
+    VerificationKey,
+    sign,
+    verify,
+)
 from bentoml_secure.statements import (
     INTOTO_TYPE,
     intoto_statement,
@@ -40,7 +51,10 @@ ATTACHMENTS: Mapping[str, str] = {
     "audit": "bentoml_secure.receipts.audit:judge",
     "late-votes": "bentoml_secure.receipts.late_votes:judge",
     "localisation": "bentoml_secure.receipts.localisation:judge",
+    "proof": "bentoml_secure.receipts.proving:judge",
 }
+SIGNED_APART: Mapping[str, str] = {"proof": "bentoml_secure.receipts.proofs:prover_key"}
+"""Kinds that not the entry signs: what finds the key that an attachment names."""
 
 _SUBJECT = "receipt"
 _HEADER = ("version", "receipt_id", "issued_at")
@@ -87,13 +101,29 @@ def load_judge(kind: str) -> Judge:
     return cast(Judge, registry.load(kind, ATTACHMENTS, GROUP))
 
 
+def signer_of(attachment: Attachment) -> VerificationKey | None:
+    """Return the key that must have signed an attachment; None: its receipt's entry's.
+
+    Args:
+        attachment: As read; nothing of it is verified, so its judge has to find out
+            whose key that is.
+
+    Raises:
+        MalformedInputError: The content is not of its kind's form.
+    """
+    if attachment.kind not in SIGNED_APART:
+        return None
+    find = registry.load(attachment.kind, SIGNED_APART, GROUP)
+    return cast(VerificationKey, find(attachment))
+
+
 def predicate_type(kind: str) -> str:
     """Return the predicate type of a kind's in-toto statements."""
     return f"https://bentoml-secure.dev/{kind}/v1"
 
 
 def issue_attachment(attachment: Attachment, key: SigningKey) -> Envelope:
-    """Sign an attachment with the key that signed the receipt."""
+    """Sign an attachment: with the key that signed the receipt, or its kind's own."""
     predicate = {
         **attachment.content,
         "version": 1,
@@ -119,6 +149,22 @@ def verify_attachment(envelope: Envelope, key: VerificationKey) -> Attachment:
         MalformedInputError: Signed, but not an attachment to one receipt.
     """
     return parse_attachment(verify(envelope, key, payload_type=INTOTO_TYPE))
+
+
+def read_attachment(envelope: Envelope) -> Attachment:
+    """Read what an envelope says; the signature is NOT checked here.
+
+    Raises:
+        MalformedInputError: Another payload type; not an attachment to one receipt.
+    """
+    if envelope.payload_type != INTOTO_TYPE:
+        raise MalformedInputError(
+            f"attachment payloadType: got {envelope.payload_type!r:.100}, "
+            f"want {INTOTO_TYPE}"
+        )
+    return parse_attachment(
+        parse_json(envelope.payload, what="attachment", max_bytes=MAX_ENVELOPE_BYTES)
+    )
 
 
 def parse_attachment(document: object) -> Attachment:

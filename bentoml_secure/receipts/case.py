@@ -10,7 +10,7 @@ from typing import Any
 from bentoml_secure.attestation.evidence import EvidenceRecord, UncheckedField
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import Digest, digest_json
-from bentoml_secure.errors import Finding
+from bentoml_secure.errors import Finding, SecureError
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import Party, Receipt
 from bentoml_secure.receipts.trust import Trust
@@ -115,6 +115,8 @@ class Report:
         sighted: Whose vote counts though it committed after the reveal had begun.
         audited: What recomputing the request came to, by segment.
         late: Kinds of required attachments that are not there yet.
+        proven: What the proofs that are there come to.
+        unjudged: Why something could not be judged at all, which is nobody's fault.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -127,6 +129,8 @@ class Report:
     sighted: list[dict[str, Any]] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    proven: dict[str, Any] = field(default_factory=dict)
+    unjudged: list[SecureError] = field(default_factory=list)
 
     def add(self, name: str, got: object, want: object) -> None:
         """Note a check that failed."""

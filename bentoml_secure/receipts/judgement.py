@@ -11,6 +11,7 @@ from bentoml_secure.consensus.tally import Tally
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.receipts.case import Case, Report
+from bentoml_secure.receipts.proofs import ProofRecord
 from bentoml_secure.scenario import Independence, Scenario
 from bentoml_secure.signing import Envelope
 from bentoml_secure.split.plan import Segment
@@ -55,6 +56,8 @@ class Judgement:
         rounds: Judged so far, by (infer index, segment index).
         statements: Every vote in the receipt that verified, by infer, segment, replica.
         exchanges: Where each exchange id stood, over receipt and attachments.
+        proofs: Attached so far, by (infer index, segment index).
+        provers: Accepted evidence of who made them, likewise.
     """
 
     case: Case
@@ -63,6 +66,14 @@ class Judgement:
     rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
     statements: dict[tuple[int, int, str], Statement] = field(default_factory=dict)
     exchanges: dict[str, str] = field(default_factory=dict)
+    proofs: dict[tuple[int, int], ProofRecord] = field(default_factory=dict)
+    provers: dict[tuple[int, int], AttestationResult] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Every segment of every infer, by index: what is proven if all is."""
+        segments = range(len(self.case.bundle.plan.segments))
+        return [(i, k) for i in range(len(self.case.receipt.infers)) for k in segments]
 
 
 def verify_vote(

@@ -6,24 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import Receipt
 from bentoml_secure.signing import Envelope
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ProofPlace:
-    """Which proof an order is for.
-
-    Attributes:
-        receipt_id: Of the receipt that owes it.
-        infer: Index of the ``infer``.
-        segment: Index of the segment.
-    """
-
-    receipt_id: str
-    infer: int
-    segment: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +24,7 @@ class StoredOrder:
         body: Sealed to the prover.
     """
 
-    key: ProofPlace
+    key: JobKey
     deadline: str | None
     priority: str
     body: bytes
@@ -90,7 +76,7 @@ class ReceiptStore(Protocol):
         """
         ...
 
-    def settle(self, order: ProofPlace, attachment: Envelope) -> bool:
+    def settle(self, order: JobKey, attachment: Envelope) -> bool:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:

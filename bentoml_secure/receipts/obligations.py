@@ -1,13 +1,15 @@
 """Judging attachments: those that are there, and those that must be.
 
-1. each is signed by the entry, of a known kind, about this receipt by digest and
-   id, issued between the receipt and its own deadline
-2. no kind stands twice
+1. each is signed by the entry or whom its kind names, of a known kind, about this
+   receipt by digest and id, issued between the receipt and its own deadline
+2. no kind of the entry's stands twice
 3. its kind's judge finds nothing
 4. late votes are required if and only if votes were pending, an audit if and only if
    the draw says so, a localisation if and only if a chain dissented and there are
-   referees, each with a deadline that the scenario explains
-5. what is required and missing is late, or after its deadline a failure
+   referees, proofs if and only if the scenario has every request proven, each with a
+   deadline that the scenario explains
+5. what is required and missing is late, or after its deadline a failure; proofs are
+   there when every segment of every infer has one
 """
 
 from __future__ import annotations
@@ -15,12 +17,20 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
+from bentoml_secure.attestation.appraisal import CLOCK_SKEW_SECONDS
 from bentoml_secure.errors import (
     MalformedInputError,
     UnknownKindError,
     VerificationError,
 )
-from bentoml_secure.receipts.attachments import load_judge, verify_attachment
+from bentoml_secure.receipts.attachments import (
+    SIGNED_APART,
+    Attachment,
+    load_judge,
+    read_attachment,
+    signer_of,
+    verify_attachment,
+)
 from bentoml_secure.receipts.audit import AUDIT, audit_due, longest_audit
 from bentoml_secure.receipts.late_votes import LATE_VOTES, longest_wait
 from bentoml_secure.receipts.localisation import (
@@ -28,9 +38,11 @@ from bentoml_secure.receipts.localisation import (
     localisation_due,
     longest_localisation,
 )
+from bentoml_secure.receipts.proofs import PROOF
+from bentoml_secure.receipts.proving import longest_proof, proofs_due
 from bentoml_secure.receipts.rounds import Judgement
 from bentoml_secure.signing import Envelope
-from bentoml_secure.statements import parse_time
+from bentoml_secure.statements import format_time, parse_time
 
 
 def judge_attachments(judgement: Judgement) -> None:
@@ -41,7 +53,7 @@ def judge_attachments(judgement: Judgement) -> None:
         kind = _judge_attachment(judgement, envelope, f"attachment {index}")
         seen.update([kind] if kind else [])
     for kind, count in seen.items():
-        if count > 1:
+        if count > 1 and kind not in SIGNED_APART:
             report.add(f"attachments {kind}", f"{count} of them", "1")
     pending = any(round_.tally.pending for round_ in judgement.rounds.values())
     required = {entry.kind: entry.deadline for entry in case.receipt.attachments}
@@ -53,23 +65,29 @@ def judge_attachments(judgement: Judgement) -> None:
             localisation_due(case.receipt.infers, case.bundle.scenario),
             "a chain dissented and there are referees",
         ),
+        (PROOF, proofs_due(case.bundle.scenario), "every request is proven"),
     ):
         if judgement.rounds and due != (kind in required):
             got = ", ".join(required) or "none"
             report.add("attachments required", got, f"{kind} if and only if {when}")
+    there = seen.keys() - {PROOF}
+    if judgement.proofs.keys() >= set(judgement.places):
+        there |= {PROOF}
     for kind, deadline in required.items():
-        _judge_obligation(judgement, kind, deadline, there=kind in seen)
+        _judge_obligation(judgement, kind, deadline, there=kind in there)
 
 
 def _judge_attachment(
     judgement: Judgement, envelope: Envelope, where: str
 ) -> str | None:
     case, report = judgement.case, judgement.report
-    key = case.keys.get(case.receipt.service)
-    if key is None:
-        report.add(where, "no key document of the entry", "one")
-        return None
     try:
+        key = signer_of(read_attachment(envelope)) or case.keys.get(
+            case.receipt.service
+        )
+        if key is None:
+            report.add(where, "no key document of the entry", "one")
+            return None
         attachment = verify_attachment(envelope, key)
         where = f"{where} ({attachment.kind})"
         report.require(
@@ -78,17 +96,28 @@ def _judge_attachment(
         report.require(
             f"{where} receipt_id", attachment.receipt_id, case.receipt.receipt_id
         )
-        deadlines = {e.kind: e.deadline for e in case.receipt.attachments}
-        latest = deadlines.get(attachment.kind, attachment.issued_at)
-        # The format has one length, so text sorts as time does.
-        if not case.receipt.issued_at <= attachment.issued_at <= latest:
-            want = f"from {case.receipt.issued_at} to {latest}"
-            report.add(f"{where} issued_at", attachment.issued_at, want)
+        _judge_time(judgement, attachment, where)
         load_judge(attachment.kind)(attachment, judgement)
     except (VerificationError, MalformedInputError, UnknownKindError) as error:
         report.add(where, str(error), "an attachment to this receipt by the entry")
         return None
     return attachment.kind
+
+
+def _judge_time(judgement: Judgement, attachment: Attachment, where: str) -> None:
+    case = judgement.case
+    deadlines = {e.kind: e.deadline for e in case.receipt.attachments}
+    earliest = case.receipt.issued_at
+    latest = deadlines.get(attachment.kind, attachment.issued_at)
+    if attachment.kind in SIGNED_APART:
+        # By another clock; and what was not signed yet would choose its evidence's age.
+        skew = timedelta(seconds=CLOCK_SKEW_SECONDS)
+        earliest = format_time(parse_time(earliest, what="issued_at") - skew)
+        latest = min(latest, format_time(case.now + skew))
+    # The format has one length, so text sorts as time does.
+    if not earliest <= attachment.issued_at <= latest:
+        want = f"from {earliest} to {latest}"
+        judgement.report.add(f"{where} issued_at", attachment.issued_at, want)
 
 
 def _judge_obligation(
@@ -106,6 +135,7 @@ def _judge_obligation(
         LATE_VOTES: longest_wait(case.bundle.scenario),
         AUDIT: longest_audit(case.bundle.scenario, len(judgement.rounds)),
         LOCALISATION: longest_localisation(case.receipt, case.bundle.scenario),
+        PROOF: longest_proof(case.bundle.scenario),
     }.get(kind)
     if longest is not None and not timedelta(0) <= ends - issued <= longest:
         want = f"up to {longest.total_seconds():g} s after the issue"

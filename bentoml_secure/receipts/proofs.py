@@ -26,6 +26,7 @@ from bentoml_secure.attestation.evidence import EvidenceRecord
 from bentoml_secure.attestation.key_document import KeyDocument
 from bentoml_secure.digest import JSON, NONCE_BYTES, Digest, parse_digest, parse_hex
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.proofs.orders import About
 from bentoml_secure.proofs.proof import SegmentProof
 from bentoml_secure.receipts.attachments import Attachment, issue_attachment
 from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS
@@ -97,6 +98,16 @@ class ProofRecord:
     outputs: Mapping[str, Digest] | None = None
     deviation: Mapping[str, float] | None = None
     opening: bytes | None = None
+
+    @property
+    def about(self) -> About:
+        """Which proof: what its opening is bound to."""
+        return About(
+            receipt_id=self.receipt_id,
+            receipt_digest=self.receipt_digest,
+            infer=self.infer,
+            segment=self.segment,
+        )
 
     @property
     def place(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bentoml_secure.audit.challenge import Epoch
 from bentoml_secure.digest import (
     BODY,
     JSON,
@@ -32,6 +33,7 @@ from bentoml_secure.digest import (
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.receipts.chains import ChainsRecord
 from bentoml_secure.receipts.draw import Draw, derive_request_id
+from bentoml_secure.receipts.epoch_root import epoch_from_json, epoch_to_json
 from bentoml_secure.receipts.records import (
     ENTRY,
     RUNNER,
@@ -77,6 +79,7 @@ MAX_INFERS = 1024
 MAX_SEGMENTS = 256
 MAX_ATTACHMENTS = 64
 
+_EPOCH = "epoch"
 _PREDICATE = (
     "version",
     "receipt_id",
@@ -125,6 +128,8 @@ class Receipt:
         attachments: What must follow.
         started_at: When the request came; the entry's clock.
         issued_at: When the receipt was signed; the entry's clock.
+        epoch: That the receipt is gathered into, where the scenario challenges; the
+            document has no such field otherwise.
     """
 
     receipt_id: str
@@ -147,6 +152,7 @@ class Receipt:
     attachments: tuple[RequiredAttachment, ...]
     started_at: str
     issued_at: str
+    epoch: Epoch | None = None
 
     def to_statement(self) -> dict[str, Any]:
         """Return the in-toto Statement that is signed."""
@@ -174,6 +180,8 @@ class Receipt:
             "started_at": self.started_at,
             "issued_at": self.issued_at,
         }
+        if self.epoch is not None:
+            predicate[_EPOCH] = epoch_to_json(self.epoch)
         return intoto_statement(subjects, PREDICATE_TYPE, predicate)
 
     @classmethod
@@ -187,7 +195,8 @@ class Receipt:
         subjects, predicate = parse_intoto(
             document, predicate_type=PREDICATE_TYPE, what="receipt"
         )
-        got = fields(predicate, _PREDICATE, what="receipt")
+        epoch = {_EPOCH} & predicate.keys()
+        got = fields(predicate, {*_PREDICATE, *epoch}, what="receipt")
         whole(got["version"], what="receipt version", low=1, high=1)
         scenario = fields(got["scenario"], ("name", "digest"), what="receipt scenario")
         receipt = cls(
@@ -211,6 +220,7 @@ class Receipt:
             attachments=_attachments(got["attachments"]),
             started_at=parse_moment(got["started_at"], what="started_at"),
             issued_at=parse_moment(got["issued_at"], what="issued_at"),
+            epoch=epoch_from_json(got[_EPOCH], what=_EPOCH) if epoch else None,
         )
         if receipt.to_statement() != document:
             raise MalformedInputError(

@@ -40,13 +40,14 @@ from bentoml_secure.errors import (
     MalformedInputError,
     UnavailableError,
 )
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts.bundle import (
     MAX_BUNDLE_BYTES,
     Bundle,
     configuration_from_json,
     scenario_from_json,
 )
-from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
+from bentoml_secure.receipts.keeping import StoredOrder
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.store_schema import (
     COUNT_ORDERS,
@@ -286,7 +287,7 @@ class SqliteReceiptStore:
             made = self._connection.execute(MAKE_DUE, (deadline, receipt_id))
             return made.rowcount
 
-    def settle(self, order: ProofPlace, attachment: Envelope) -> bool:
+    def settle(self, order: JobKey, attachment: Envelope) -> bool:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:

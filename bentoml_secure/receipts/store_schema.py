@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Iterator
 
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS
-from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
+from bentoml_secure.receipts.keeping import StoredOrder
 from bentoml_secure.signing import Envelope
 
 SCHEMA_VERSION = 3
@@ -102,7 +103,7 @@ def read_order(row: tuple[object, ...]) -> StoredOrder:
         and isinstance(body, bytes)
     ):
         raise MalformedInputError("stored order: a column is of another type")
-    key = ProofPlace(receipt_id, infer, segment)
+    key = JobKey(receipt_id, infer, segment)
     return StoredOrder(key=key, deadline=deadline, priority=priority, body=body)
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.proofs.boundary import activations_of
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.orders import About, Order, Priority
 from bentoml_secure.proofs.sealing import seal_order
-from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
+from bentoml_secure.receipts.keeping import StoredOrder
 from bentoml_secure.serving.prover_work import pack_order
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.tensors import Array
@@ -88,7 +89,7 @@ def make_orders(
     """
     return tuple(
         StoredOrder(
-            key=ProofPlace(order.about.receipt_id, order.about.infer, index),
+            key=JobKey(order.about.receipt_id, order.about.infer, index),
             deadline=None if held else deadline,
             priority=priority.value,
             body=pack_order(order.about, seal_order(order_keys[index], order)),

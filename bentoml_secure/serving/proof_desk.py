@@ -30,11 +30,12 @@ from bentoml_secure.errors import (
     UnavailableError,
 )
 from bentoml_secure.proofs.folder import VerificationKeys
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import Limits, ProofBackend
 from bentoml_secure.proofs.sealing import PUBLIC_BYTES
 from bentoml_secure.receipts.attachments import parse_attachment, verify_attachment
-from bentoml_secure.receipts.keeping import ProofPlace, ReceiptStore, StoredOrder
+from bentoml_secure.receipts.keeping import ReceiptStore, StoredOrder
 from bentoml_secure.receipts.proofs import PROOF, ProofRecord, prover_key
 from bentoml_secure.serving.peers import Attested, Peer
 from bentoml_secure.serving.prover_messages import (
@@ -101,9 +102,9 @@ class _Prover:
     channel: Asking
     order_key: str | None = None
     session: Session | None = None
-    handed_over: set[ProofPlace] = field(default_factory=set)
-    linked: set[ProofPlace] = field(default_factory=set)
-    failed: set[ProofPlace] = field(default_factory=set)
+    handed_over: set[JobKey] = field(default_factory=set)
+    linked: set[JobKey] = field(default_factory=set)
+    failed: set[JobKey] = field(default_factory=set)
 
 
 class ProofDesk:
@@ -278,7 +279,7 @@ class ProofDesk:
             await self._notify()
         return [order for order in orders if order.key.receipt_id not in over]
 
-    async def _cancel(self, places: Sequence[ProofPlace]) -> None:
+    async def _cancel(self, places: Sequence[JobKey]) -> None:
         for index, prover in enumerate(self._provers):
             mine = [place for place in places if place.segment == index]
             # It drops them itself once they are of no use.
@@ -403,8 +404,8 @@ class ProofDesk:
             )
         return moved
 
-    async def _relay(self, prover: _Prover, place: ProofPlace, link: bytes) -> bool:
-        following = ProofPlace(place.receipt_id, place.infer, place.segment + 1)
+    async def _relay(self, prover: _Prover, place: JobKey, link: bytes) -> bool:
+        following = JobKey(place.receipt_id, place.infer, place.segment + 1)
         if following.segment >= len(self._provers):
             raise MalformedInputError("the last segment's prover hands something on")
         after = self._provers[following.segment]
@@ -449,7 +450,7 @@ class ProofDesk:
         srs = self.manifest.srs.verifier
         self._backend.verify([(record.proof, key)], srs, _VERIFYING)
 
-    def _forget(self, place: ProofPlace) -> None:
+    def _forget(self, place: JobKey) -> None:
         prover = self._provers[place.segment]
         for places in (prover.handed_over, prover.linked, prover.failed):
             places.discard(place)

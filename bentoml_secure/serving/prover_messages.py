@@ -27,7 +27,7 @@ from bentoml_secure.digest import (
     require_fields,
 )
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.receipts.keeping import ProofPlace
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS
 from bentoml_secure.receipts.strict import items, whole
 from bentoml_secure.signing import decode_base64
@@ -54,7 +54,7 @@ class SubmittedOrder:
         body: Sealed to the prover.
     """
 
-    key: ProofPlace
+    key: JobKey
     deadline: str
     priority: str
     body: bytes
@@ -72,7 +72,7 @@ class JobReport:
         reason: Why it failed, or "".
     """
 
-    key: ProofPlace
+    key: JobKey
     state: str
     link: bytes | None = None
     attachment: Mapping[str, Any] | None = None
@@ -82,12 +82,12 @@ class JobReport:
 STATES = ("missing", "waiting", "running", "done", "failed", "cancelled")
 
 
-def key_to_json(key: ProofPlace) -> list[Any]:
+def key_to_json(key: JobKey) -> list[Any]:
     """Return a key as it is sent."""
     return [key.receipt_id, key.infer, key.segment]
 
 
-def key_from_json(document: object) -> ProofPlace:
+def key_from_json(document: object) -> JobKey:
     """Parse a key.
 
     Raises:
@@ -97,14 +97,14 @@ def key_from_json(document: object) -> ProofPlace:
     if not isinstance(document, list) or len(document) != 3:
         raise MalformedInputError(f"{what}: want receipt id, infer and segment")
     receipt_id, infer, segment = document
-    return ProofPlace(
+    return JobKey(
         parse_hex(receipt_id, what=f"{what} receipt id", length=REQUEST_ID_BYTES).hex(),
         whole(infer, what=f"{what} infer", low=0, high=MAX_INFERS - 1),
         whole(segment, what=f"{what} segment", low=0, high=MAX_SEGMENTS - 1),
     )
 
 
-def parse_keys(value: object) -> tuple[ProofPlace, ...]:
+def parse_keys(value: object) -> tuple[JobKey, ...]:
     """Parse a list of keys.
 
     Raises:
@@ -159,12 +159,12 @@ def _order(document: object) -> SubmittedOrder:
     )
 
 
-def keys_message(ask: str, keys: Sequence[ProofPlace]) -> bytes:
+def keys_message(ask: str, keys: Sequence[JobKey]) -> bytes:
     """Return the message that asks something about orders."""
     return canonical_json({"ask": ask, "keys": [key_to_json(key) for key in keys]})
 
 
-def link_message(key: ProofPlace, link: bytes) -> bytes:
+def link_message(key: JobKey, link: bytes) -> bytes:
     """Return the message that hands a link over."""
     said = base64.b64encode(link).decode()
     return canonical_json({"ask": "link", "key": key_to_json(key), "link": said})

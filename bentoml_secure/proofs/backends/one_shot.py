@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,46 @@ _ERRORS: Mapping[str, type[SecureError]] = {
 }
 
 Event = dict[str, Any]
+
+
+class Children:
+    """The children that a thread starts, for another thread to end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._killed = False
+
+    @contextlib.contextmanager
+    def of_this_thread(self) -> Iterator[None]:
+        """Collect what the block starts."""
+        token = _CHILDREN.set(self)
+        try:
+            yield
+        finally:
+            _CHILDREN.reset(token)
+
+    def add(self, child: subprocess.Popen[bytes]) -> None:
+        """Know of one more; it is killed at once if the others were."""
+        with self._lock:
+            self._running.add(child)
+            if self._killed:
+                _kill(child)
+
+    def remove(self, child: subprocess.Popen[bytes]) -> None:
+        """Know that one has ended: its process id may be another's soon."""
+        with self._lock:
+            self._running.discard(child)
+
+    def kill(self) -> None:
+        """End those that run, and those that the thread will start."""
+        with self._lock:
+            self._killed = True
+            for child in self._running:
+                _kill(child)
+
+
+_CHILDREN: ContextVar[Children | None] = ContextVar("children", default=None)
 
 
 def memory_file(name: str, data: bytes = b"") -> int:
@@ -159,14 +200,19 @@ def _run(
             )
         finally:
             os.close(told)
+        children = _CHILDREN.get()
         timer = threading.Timer(limits.seconds, _kill, [child])
         started = time.monotonic()
         try:
+            if children is not None:
+                children.add(child)
             timer.start()
             last = _listen(events, said)
             child.wait()
         finally:
             timer.cancel()
+            if children is not None:
+                children.remove(child)
             _kill(child)
             child.wait()
         if last is not None and "done" in last:

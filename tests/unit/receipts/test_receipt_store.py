@@ -17,9 +17,10 @@ from bentoml_secure.errors import (
     MalformedInputError,
     UnavailableError,
 )
+from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts import store as module
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS, Bundle
-from bentoml_secure.receipts.keeping import ProofPlace, StoredOrder
+from bentoml_secure.receipts.keeping import StoredOrder
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Draft, build_draft
@@ -322,7 +323,7 @@ def test_a_long_life(
 
 def order(receipt_id: str, segment: int, deadline: str | None) -> StoredOrder:
     return StoredOrder(
-        key=ProofPlace(receipt_id, 0, segment),
+        key=JobKey(receipt_id, 0, segment),
         deadline=deadline,
         priority="critical",
         body=b"sealed",
