@@ -56,14 +56,8 @@ _STATES: Mapping[State, str] = {
 }
 
 
-class Execute(Protocol):
-    """Runs a circuit without a proof; blocks."""
-
-    def __call__(
-        self, boundary: BoundaryValues, salt: BoundaryValues
-    ) -> BoundaryValues:
-        """Return the boundary that comes out."""
-        ...
+Execute = Callable[[BoundaryValues, BoundaryValues], BoundaryValues]
+"""Runs a circuit without a proof: from boundary and next salt to what comes out."""
 
 
 class ProverCore:

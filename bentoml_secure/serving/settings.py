@@ -23,6 +23,18 @@ BENTOML_SECURE_RUNTIME    what a runner runs its segment on, of what the plan pe
 ``onnxruntime:EXTENDED`` (the default), ``onnxruntime:BASIC``,
 ``onnxruntime:DISABLE_ALL`` or ``torch``
 
+Of a prover:
+
+BENTOML_SECURE_PROOF_JOBS      database of its jobs: sqlite:////FILE, of one host, or
+postgresql+psycopg://..., of several; default: a file of the service's name under
+$BENTOML_HOME/bentoml_secure
+BENTOML_SECURE_PROOF_THREADS   that one proof computes with; default 1
+BENTOML_SECURE_PROOF_SLOTS     proofs at once; default 1
+BENTOML_SECURE_PROOF_MEMORY_GIB   that its proofs may take together; default: what the
+machine has free at the start
+BENTOML_SECURE_PROOF_CLUSTER   address of a Ray cluster whose workers make the proofs;
+unset: this machine does
+
 Of a broker:
 
 BENTOML_SECURE_BROKER_FOLDER   folder of its store, broker.db, and its policy,
@@ -65,6 +77,13 @@ BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
 BROKER_WRAPPING_KEY = "BENTOML_SECURE_BROKER_WRAPPING_KEY"
 KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
 RUNTIME = "BENTOML_SECURE_RUNTIME"
+PROOF_JOBS = "BENTOML_SECURE_PROOF_JOBS"
+PROOF_THREADS = "BENTOML_SECURE_PROOF_THREADS"
+PROOF_SLOTS = "BENTOML_SECURE_PROOF_SLOTS"
+PROOF_MEMORY = "BENTOML_SECURE_PROOF_MEMORY_GIB"
+PROOF_CLUSTER = "BENTOML_SECURE_PROOF_CLUSTER"
+_MOST_THREADS = 256
+_MOST_GIB = 1 << 20
 _KEY_LIFETIMES = range(10, 7 * 86_400 + 1)
 
 
@@ -95,6 +114,27 @@ class Settings:
     endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
     runtime: RuntimeChoice = DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProverSettings:
+    """What a prover's process is told from outside, beside what every process is.
+
+    Attributes:
+        jobs: URL of the database of its jobs.
+        folder: Where it keeps files of its own.
+        threads: That one proof computes with.
+        slots: Proofs at once.
+        memory_bytes: That its proofs may take together; None for what is free.
+        cluster: Address of a Ray cluster, or None.
+    """
+
+    jobs: str
+    folder: Path
+    threads: int = 1
+    slots: int = 1
+    memory_bytes: int | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +184,35 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
         runtime=read_runtime(environment),
     )
+
+
+def read_prover_settings(
+    environment: Mapping[str, str], *, service: str
+) -> ProverSettings:
+    """Read the settings of a prover's process.
+
+    Raises:
+        ConfigurationError: A value of another form.
+    """
+    file = _state_folder(environment) / f"{service.lower()}.jobs.sqlite"
+    gib = _read_count(environment, PROOF_MEMORY, _MOST_GIB)
+    return ProverSettings(
+        jobs=environment.get(PROOF_JOBS) or f"sqlite:///{file}",
+        folder=file.parent,
+        threads=_read_count(environment, PROOF_THREADS, _MOST_THREADS) or 1,
+        slots=_read_count(environment, PROOF_SLOTS, _MOST_THREADS) or 1,
+        memory_bytes=None if gib is None else gib << 30,
+        cluster=environment.get(PROOF_CLUSTER) or None,
+    )
+
+
+def _read_count(environment: Mapping[str, str], name: str, most: int) -> int | None:
+    text = environment.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= most):
+        raise ConfigurationError(f"{name}: got {text!r:.40}, want 1 to {most}.")
+    return int(text)
 
 
 def read_broker_settings(environment: Mapping[str, str]) -> BrokerSettings:
@@ -234,8 +303,12 @@ def read_runtime(environment: Mapping[str, str]) -> RuntimeChoice:
 def _store(environment: Mapping[str, str], service: str) -> Path:
     if path := environment.get(STORE):
         return Path(path).resolve()
+    return _state_folder(environment) / f"{service.lower()}.sqlite"
+
+
+def _state_folder(environment: Mapping[str, str]) -> Path:
     home = Path(environment.get("BENTOML_HOME") or Path.home() / "bentoml")
-    return home / "bentoml_secure" / f"{service.lower()}.sqlite"
+    return (home / "bentoml_secure").resolve()
 
 
 def _read_token(path: Path) -> str:
