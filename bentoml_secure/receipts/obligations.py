@@ -38,8 +38,7 @@ from bentoml_secure.receipts.localisation import (
     localisation_due,
     longest_localisation,
 )
-from bentoml_secure.receipts.proofs import PROOF
-from bentoml_secure.receipts.proving import longest_proof, proofs_due
+from bentoml_secure.receipts.proofs import PROOF, longest_proof, proofs_due
 from bentoml_secure.receipts.rounds import Judgement
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import format_time, parse_time

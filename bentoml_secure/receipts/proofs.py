@@ -20,6 +20,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from bentoml_secure.attestation.evidence import EvidenceRecord
@@ -30,7 +31,9 @@ from bentoml_secure.proofs.orders import About
 from bentoml_secure.proofs.proof import SegmentProof
 from bentoml_secure.receipts.attachments import Attachment, issue_attachment
 from bentoml_secure.receipts.receipt import MAX_INFERS, MAX_SEGMENTS
+from bentoml_secure.receipts.records import parse_moment
 from bentoml_secure.receipts.strict import fields, numbers, whole
+from bentoml_secure.scenario import Proving, Scenario
 from bentoml_secure.signing import (
     Envelope,
     SigningKey,
@@ -148,7 +151,7 @@ class ProofRecord:
         return cls(
             receipt_id=attachment.receipt_id,
             receipt_digest=attachment.receipt_digest,
-            issued_at=attachment.issued_at,
+            issued_at=parse_moment(attachment.issued_at, what=f"{PROOF} issued_at"),
             infer=whole(
                 got["infer"], what=f"{PROOF} infer", low=0, high=MAX_INFERS - 1
             ),
@@ -220,6 +223,22 @@ def issue_proof(record: ProofRecord, key: SigningKey) -> Envelope:
         ),
         key,
     )
+
+
+def proofs_due(scenario: Scenario) -> bool:
+    """Tell whether a receipt has to say that proofs must follow.
+
+    Where requests are challenged, it is the challenge that says so.
+
+    Args:
+        scenario: The receipt's.
+    """
+    return scenario.proof is Proving.EVERY
+
+
+def longest_proof(scenario: Scenario) -> timedelta:
+    """Return how long after its issue a receipt may wait for its proofs."""
+    return timedelta(seconds=scenario.proof_deadline_seconds)
 
 
 def prover_key(attachment: Attachment) -> VerificationKey:
