@@ -60,6 +60,7 @@ _FIELDS = (
     *_KEYS,
     "input_salts",
     "output_salts",
+    "proven_salts",
 )
 
 
@@ -138,6 +139,8 @@ class Order:
         input_salts: Of their commitments in the receipt, by name.
         served: What the chain answered; of the last segment only.
         output_salts: Of their commitments in the receipt, by name.
+        proven_salts: Of commitments to the proven answer, by name: of the last segment,
+            where that is what the caller was given.
 
     Raises:
         MalformedInputError: A value out of its form; something that the segment's
@@ -160,6 +163,7 @@ class Order:
     input_salts: Mapping[str, bytes] | None = field(repr=False, default=None)
     served: Mapping[str, Array] | None = field(repr=False, default=None)
     output_salts: Mapping[str, bytes] | None = field(repr=False, default=None)
+    proven_salts: Mapping[str, bytes] | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         _require_whole("segments", self.segments, 1, MAX_SEGMENTS)
@@ -176,6 +180,8 @@ class Order:
         self._require_place()
         _require_tensors("input", self.inputs, self.input_salts)
         _require_tensors("served", self.served, self.output_salts)
+        if self.proven_salts is not None:
+            _require_tensors("served", self.served or {}, self.proven_salts)
 
     @property
     def is_first(self) -> bool:
@@ -227,6 +233,7 @@ class Order:
                 **{name: _spelled(getattr(self, name)) for name in _KEYS},
                 "input_salts": _spelled_all(self.input_salts),
                 "output_salts": _spelled_all(self.output_salts),
+                "proven_salts": _spelled_all(self.proven_salts),
             }
         )
         tensors = encode(
@@ -277,6 +284,7 @@ class Order:
             input_salts=_named_salts("input_salts", got["input_salts"]),
             served=served if got["output_salts"] is not None or served else None,
             output_salts=_named_salts("output_salts", got["output_salts"]),
+            proven_salts=_named_salts("proven_salts", got["proven_salts"]),
         )
 
 
