@@ -9,6 +9,9 @@
     draw = "asserted"                 # at least: or "committed"; may be left out
     referee = false                   # whether a referee may stand in for a quorum
     weight_ratio = 200.0              # of a segment's largest weight to its least
+    manifest_signers = ["sha256:<hex>"]   # where requests are proven: whose set-up
+    srs = ["sha256-srs-v1:<hex>"]         # and under which reference strings
+    unsafe_srs = false                # whether one whose secret somebody knows will do
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -16,7 +19,8 @@
     ...
 
 A list, or ``[scenarios]``, may be ``{ unchecked = "why" }`` instead; the verdict then
-says so. Unknown keys and empty lists are refused.
+says so. Not so the two of proofs: without them no proof is accepted. Unknown keys and
+empty lists are refused.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from bentoml_secure.consensus.reputation import LEAST_WEIGHT, MOST_WEIGHT
 from bentoml_secure.consensus.tally import MAX_COMMITTEE
 from bentoml_secure.digest import JSON, Digest, is_finite_number
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.proofs.srs import VERIFIER as SRS
 from bentoml_secure.receipts.draw import Drawn
 from bentoml_secure.receipts.toml import write_toml
 from bentoml_secure.scenario import Independence, read_independence
@@ -52,7 +57,12 @@ _LISTS = ("plan_digests", "config_digests", "package_digests")
 _REQUIRED = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
-_KEYS = _REQUIRED | {"draw", "referee", "weight_ratio"}
+_PROVERS = {
+    "manifest_signers": re.compile(r"sha256:[0-9a-f]{64}"),
+    "srs": re.compile(rf"{SRS}:[0-9a-f]{{64}}"),
+}
+_FLAGS = ("referee", "unsafe_srs")
+_KEYS = _REQUIRED | {"draw", "weight_ratio", *_PROVERS, *_FLAGS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +83,10 @@ class Trust:
             scenario has it decide.
         weight_ratio: How many times the least weight of a segment's replicas the
             largest may be; 1 for draws among equals.
+        manifest_signers: Key ids of those whose proof set-ups are accepted.
+        srs: Digests of the structured reference strings that proofs may be under.
+        unsafe_srs: Whether one may be that was generated on one machine: whoever did
+            it can forge proofs.
     """
 
     plan_digests: References
@@ -85,6 +99,9 @@ class Trust:
     draw: Drawn = Drawn.ASSERTED
     referee: bool = False
     weight_ratio: float = MAX_WEIGHT_RATIO
+    manifest_signers: tuple[str, ...] = ()
+    srs: tuple[str, ...] = ()
+    unsafe_srs: bool = False
 
 
 def parse_trust(data: bytes) -> Trust:
@@ -112,7 +129,7 @@ def parse_trust(data: bytes) -> Trust:
         raise ConfigurationError(
             f"trust file version: got {table['version']!r:.40}, want {VERSION}."
         )
-    lists = {
+    read: dict[str, Any] = {
         name: read_references(
             table[name],
             what=f"trust file {name}",
@@ -121,14 +138,15 @@ def parse_trust(data: bytes) -> Trust:
         )
         for name in _LISTS
     }
+    read |= {name: _read_flag(table.get(name, False), name) for name in _FLAGS}
+    read |= {name: _read_listed(table, name) for name in _PROVERS}
     return Trust(
-        **lists,
+        **read,
         scenarios=_read_scenarios(table["scenarios"]),
         minimum_quorum=_read_quorum(table["minimum_quorum"]),
         independence=read_independence(table["independence"], what="trust file"),
         policy=AppraisalPolicy.from_table(table["policy"]),
         draw=_read_draw(table.get("draw", Drawn.ASSERTED.value)),
-        referee=_read_referee(table.get("referee", False)),
         weight_ratio=_read_ratio(table.get("weight_ratio", MAX_WEIGHT_RATIO)),
     )
 
@@ -174,12 +192,24 @@ def _read_draw(value: object) -> Drawn:
     return Drawn(value)
 
 
-def _read_referee(value: object) -> bool:
+def _read_flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(
-            f"trust file referee: got {value!r:.40}, want true or false."
+            f"trust file {name}: got {value!r:.40}, want true or false."
         )
     return value
+
+
+def _read_listed(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    if name not in table:
+        return ()
+    pattern, what = _PROVERS[name], f"trust file {name}"
+    form = "sha256:<hex>" if name == "manifest_signers" else f"{SRS}:<hex>"
+    listed = read_references(table[name], what=what, pattern=pattern, form=form)
+    if isinstance(listed, Unchecked):
+        # Who may say what a proof shows is the one thing that proofs rest on.
+        raise ConfigurationError(f"{what}: want a list; it is never left unchecked.")
+    return listed
 
 
 def _read_ratio(value: Any) -> float:
@@ -203,6 +233,9 @@ def write_trust(
     draw: Drawn = Drawn.ASSERTED,
     referee: bool = False,
     weight_ratio: float = MAX_WEIGHT_RATIO,
+    manifest_signers: Sequence[str] = (),
+    srs: Sequence[str] = (),
+    unsafe_srs: bool = False,
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 
@@ -219,6 +252,8 @@ def write_trust(
         "draw": str(draw),
         "referee": referee,
         "weight_ratio": weight_ratio,
+        **({"manifest_signers": list(manifest_signers)} if manifest_signers else {}),
+        **({"srs": list(srs), "unsafe_srs": unsafe_srs} if srs else {}),
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }

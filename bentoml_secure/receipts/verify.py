@@ -10,8 +10,10 @@
     6.  every round and the chain of rounds hold         (``rounds``)
     7.  required attachments are there and hold; those still within their deadline make
         the verdict provisional                          (``obligations``)
-    8.  times are in order
-    9.  where the caller opens commitments, they fit     (``opening``)
+    8.  proofs are those of one run of the whole plan, tied to this request, and they
+        verify                                           (``proving``)
+    9.  times are in order
+    10. where the caller opens commitments, they fit     (``opening``)
 
 Only step 1 ends the judgement early: what does not parse says nothing.
 """
@@ -44,6 +46,7 @@ from bentoml_secure.receipts.drawing import judge_draw
 from bentoml_secure.receipts.obligations import judge_attachments
 from bentoml_secure.receipts.opening import Opening, judge_opening
 from bentoml_secure.receipts.parties import judge_parties, require_listed
+from bentoml_secure.receipts.proving import CHECKER, Checker, judge_proofs
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.rounds import Judgement, judge_rounds
 from bentoml_secure.receipts.trust import Trust
@@ -100,10 +103,12 @@ def verify_bundle(
     at: datetime | None = None,
     opening: Opening | None = None,
     committed: Digest | None = None,
+    checker: Checker = CHECKER,
 ) -> Verdict:
     """Judge a bundle against a trust file; see the module's steps.
 
-    Pure: no network, no clock, no files.
+    No network, no clock, no files; where the bundle has proofs, a process of its own
+    verifies them.
 
     Args:
         bundle: As parsed; nothing in it is trusted.
@@ -114,6 +119,7 @@ def verify_bundle(
         opening: Bodies or tensors that the caller holds, to be compared.
         committed: The commitment that the caller was given before it drew its nonce, to
             be compared with the draw's. Without it nobody can tell when the entry drew.
+        checker: What proofs are verified with.
 
     Returns:
         The verdict, accepted or provisional.
@@ -121,7 +127,10 @@ def verify_bundle(
     Raises:
         ReceiptError: Rejected; ``findings`` lists every failing point.
         UnavailableError: Nothing failed, but evidence could not be judged without an
-            endorsement that the bundle lacks.
+            endorsement that the bundle lacks; or proofs could not be verified for want
+            of memory or time.
+        MissingDependencyError: Nothing failed, but there are proofs, and what verifies
+            them is not installed.
     """
     try:
         receipt = parse_receipt(bundle.receipt)
@@ -146,6 +155,7 @@ def verify_bundle(
     judgement = Judgement(case=case, results=results, report=report)
     judge_rounds(judgement)
     judge_attachments(judgement)
+    judge_proofs(judgement, opening, checker)
     _judge_times(case, report)
     if opening is not None:
         judge_opening(opening, receipt, report)
@@ -153,11 +163,16 @@ def verify_bundle(
         raise ReceiptError(f"receipt {receipt.receipt_id} rejected", report.findings)
     if unavailable is not None:
         raise unavailable
+    if report.unjudged:
+        raise report.unjudged[0]
     return Verdict(
         state=State.PROVISIONAL if report.late else State.ACCEPTED,
         receipt_id=receipt.receipt_id,
         receipt_digest=case.receipt_digest,
-        simulated=any(result.simulated for result in results.values()),
+        simulated=any(
+            result.simulated
+            for result in (*results.values(), *judgement.provers.values())
+        ),
         claims={
             **_claims(case, report, results),
             **_labels(
@@ -271,9 +286,25 @@ def _claims(
         "not_blind": report.sighted,
         "dissenting_chains": report.doubts,
         "audited": report.audited,
+        **_proven(report),
         "absent": report.absent,
         "missing_attachments": report.late,
     }
+
+
+def _proven(report: Report) -> dict[str, Any]:
+    """Return what proofs come to, if there are any; what is unsafe stands on top."""
+    if not report.proven:
+        return {}
+    proven = {name: v for name, v in report.proven.items() if name not in _ON_TOP}
+    return {
+        "proofs": proven,
+        "proof_opening": report.proven["opening"],
+        "unsafe_srs": report.proven["unsafe_srs"],
+    }
+
+
+_ON_TOP = frozenset({"opening", "unsafe_srs"})
 
 
 def _labels(

@@ -1,0 +1,198 @@
+"""Opening proofs: do they speak of the very tensors that the caller sent and got.
+
+A proof shows hashes. Who has the request's root salt has all salts and the keys of what
+the two provers at the ends sealed; so it recomputes the hashes, and needs nobody's word
+that the proven run is the served one:
+
+1. every boundary's salt is the one that follows from the root salt
+2. the tensors that the first prover sealed are those of the receipt's commitments, and
+   their activations hash to what went into the chain
+3. the activations that the last prover sealed hash to what came out of it
+4. the answer beside them is that of the receipt's commitments; no element of it is
+   further from the proven one than the manifest allows, and none further than was said
+
+What is missing because a proof is not there yet is not opened, and said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bentoml_secure.digest import Digest, derive_salt
+from bentoml_secure.errors import MalformedInputError, VerificationError
+from bentoml_secure.proofs.boundary import activations_of, deviations, floats_of
+from bentoml_secure.proofs.manifest import Manifest
+from bentoml_secure.proofs.orders import INPUT, SERVED
+from bentoml_secure.proofs.proof import BoundaryValues, Limits, ProofBackend
+from bentoml_secure.proofs.sealing import PROVEN, open_opening
+from bentoml_secure.receipts.proofs import ProofRecord
+from bentoml_secure.tensors import Array, commit
+
+if TYPE_CHECKING:
+    from bentoml_secure.receipts.case import Report
+
+SALT_PURPOSE = "proof"
+INPUT_KEY = "proven-input"
+OUTPUT_KEY = "proven-output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What follows from a request's root salt for the proofs of one ``infer``.
+
+    Attributes:
+        root: The root salt, 32 bytes.
+        request_id: 16 bytes.
+        infer: Index of the ``infer``.
+    """
+
+    root: bytes = field(repr=False)
+    request_id: bytes
+    infer: int
+
+    def derive(self, purpose: str, name: str) -> bytes:
+        """Return 32 bytes."""
+        return derive_salt(
+            self.root,
+            request_id=self.request_id,
+            infer_index=self.infer,
+            purpose=purpose,
+            name=name,
+        )
+
+    def boundary(self, index: int) -> bytes:
+        """Return the salt of a boundary: 0 is the model's input."""
+        return self.derive(SALT_PURPOSE, str(index))
+
+    def opening_key(self, *, last: bool) -> bytes:
+        """Return the key of what a prover at an end of the chain sealed."""
+        return self.derive(OUTPUT_KEY if last else INPUT_KEY, "")
+
+    def commit(self, tensors: Mapping[str, Array]) -> dict[str, Digest]:
+        """Return the commitments that a receipt has to these tensors."""
+        return commit(tensors, {name: self.derive("tensor", name) for name in tensors})
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A hash that a proof claims, and what it is to be the hash of."""
+
+    where: str
+    claimed: str
+    values: BoundaryValues
+
+
+def judge_proof_openings(
+    records: Mapping[tuple[int, int], ProofRecord],
+    manifest: Manifest,
+    root_salt: bytes,
+    backend: ProofBackend,
+    limits: Limits,
+    report: Report,
+) -> None:
+    """Open what was sealed beside proofs, and compare; see the module's steps.
+
+    Args:
+        records: Proofs by infer and segment, with the commitments of a receipt.
+        manifest: Trusted.
+        root_salt: Of the request, 32 bytes.
+        backend: Computes hashes as circuits do.
+        limits: Of the process that does it.
+        report: Takes every finding.
+
+    Raises:
+        UnavailableError: The process was killed, by its limits or otherwise.
+    """
+    expected: list[Expected] = []
+    for (infer, segment), record in sorted(records.items()):
+        where = f"proof opening infer {infer} segment {segment}"
+        secrets = Secrets(
+            root=root_salt, request_id=bytes.fromhex(record.receipt_id), infer=infer
+        )
+        values = manifest.salt.expand(secrets.boundary(segment + 1))
+        expected.append(Expected(f"{where} salt", record.proof.facts.salt, values))
+        try:
+            expected += _opened(record, manifest, secrets, where, report)
+        except (VerificationError, MalformedInputError) as error:
+            report.add(where, str(error), "what its prover proved")
+    hashes = backend.hash([each.values for each in expected], limits)
+    for each, hashed in zip(expected, hashes, strict=True):
+        report.require(each.where, each.claimed, hashed)
+
+
+def _opened(
+    record: ProofRecord,
+    manifest: Manifest,
+    secrets: Secrets,
+    where: str,
+    report: Report,
+) -> Iterator[Expected]:
+    count = len(manifest.segments)
+    first, last = record.segment == 0, record.segment == count - 1
+    if not (first or last):
+        return
+    if record.opening is None:
+        report.add(where, "none", "one at this end of the chain")
+        return
+    tensors = open_opening(secrets.opening_key(last=last), record.opening, record.about)
+    inputs = _named(tensors, INPUT)
+    wanted = {f"{INPUT}{name}" for name in (record.inputs or {})} if first else set()
+    if last:
+        wanted |= {PROVEN, *(f"{SERVED}{name}" for name in (record.outputs or {}))}
+    if tensors.keys() != wanted:
+        report.add(f"{where} tensors", sorted(tensors), sorted(wanted))
+        return
+    facts = record.proof.facts
+    if first:
+        _compare(inputs, record.inputs, secrets, f"{where} input", report)
+        form = manifest.segments[0].inputs
+        values = activations_of(inputs, form, manifest.scale)
+        salt = manifest.salt.expand(secrets.boundary(0))
+        yield Expected(f"{where} boundary in", facts.input, (*values, *salt))
+    if last:
+        proven = tuple(int(value) for value in tensors[PROVEN])
+        salt = manifest.salt.expand(secrets.boundary(count))
+        yield Expected(f"{where} boundary out", facts.output, (*proven, *salt))
+        served = _named(tensors, SERVED)
+        _compare(served, record.outputs, secrets, f"{where} output", report)
+        _judge_deviation(record, manifest, proven, served, where, report)
+
+
+def _named(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _compare(
+    tensors: Mapping[str, Array],
+    named: Mapping[str, Digest] | None,
+    secrets: Secrets,
+    where: str,
+    report: Report,
+) -> None:
+    for name, digest in secrets.commit(tensors).items():
+        report.require(f"{where} {name}", digest, (named or {}).get(name))
+
+
+def _judge_deviation(
+    record: ProofRecord,
+    manifest: Manifest,
+    proven: BoundaryValues,
+    served: Mapping[str, Array],
+    where: str,
+    report: Report,
+) -> None:
+    form, bound = manifest.segments[-1].outputs, manifest.accuracy.bound
+    found = deviations(floats_of(proven, form, manifest.scale), served)
+    for name, apart in sorted(found.items()):
+        said = (record.deviation or {}).get(name)
+        # Not "apart > bound": a comparison with NaN is false.
+        if not apart <= bound:
+            want = f"at most {bound:g}, the manifest's bound"
+            report.add(f"{where} deviation {name}", f"{apart:g}", want)
+        report.require(f"{where} deviation {name} as said", said, apart)
