@@ -15,7 +15,7 @@ imported here but click and the error tree: each command imports its room when i
     verifying    verify evidence, verify receipt
     summary      a verdict on a receipt for people
     inspecting   inspect plan, evidence, receipt
-    sealing      sign-model, verify-model, seal-model
+    sealing      sign-model, verify-model, seal-model, seal-proofs
     brokering    broker init, add-keys, policy, revoke, audit
     enrolling    tpm authority, enrol, request, authorise, answer, policy
     owned        files that name a deployment, for trust and broker policy
@@ -44,7 +44,12 @@ from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
 from bentoml_secure.cli.reputations import reputation
 from bentoml_secure.cli.results import result
-from bentoml_secure.cli.sealing import seal_model, sign_model, verify_model
+from bentoml_secure.cli.sealing import (
+    seal_model,
+    seal_proofs,
+    sign_model,
+    verify_model,
+)
 from bentoml_secure.cli.splitting import split
 from bentoml_secure.cli.verifying import verify
 
@@ -84,7 +89,9 @@ for _command in (
     trust,
 ):
     main.add_command(_command)
-for _command in (sign_model, verify_model, seal_model, broker, result, tpm):
+for _command in (sign_model, verify_model, seal_model, seal_proofs):
+    main.add_command(_command)
+for _command in (broker, result, tpm):
     main.add_command(_command)
 for _command in (plan_audit, reputation, trials):
     main.add_command(_command)

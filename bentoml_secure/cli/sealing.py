@@ -1,4 +1,4 @@
-"""``seal-model``, ``sign-model``, ``verify-model``: what a model's owner does."""
+"""``seal-model``, ``seal-proofs``, ``sign-model``, ``verify-model``: what owners do."""
 
 from __future__ import annotations
 
@@ -69,6 +69,38 @@ def seal_model(
     for index, (segment, key) in enumerate(keys.keys):
         click.echo(f"  {index}  {segment}  key {key.key_id}")
     click.echo(f"plan {plan.digest}")
+
+
+@click.command("seal-proofs")
+@click.argument("proofs_dir", type=FILE, metavar="PROOFS_DIR")
+@click.option(
+    "--out", type=FILE, required=True, metavar="DIR", help="Folder of the sealed form."
+)
+@click.option(
+    "--keys",
+    "keys_file",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="New file for the keys, readable to you only: for `broker add-keys`.",
+)
+def seal_proofs(proofs_dir: Path, out: Path, keys_file: Path) -> None:
+    """Encrypt the circuits and proving keys of the set-up in PROOFS_DIR.
+
+    They hold the model's weights. Each segment's are sealed under a key of their own,
+    which a broker releases to provers only; manifest, settings, verification keys and
+    structured reference strings go along as they are.
+    """
+    from bentoml_secure.keys.key_file import keys_to_bytes, new_secret
+    from bentoml_secure.keys.seal_proofs import seal_setup
+
+    with new_secret(keys_file, what="key file") as pieces:
+        manifest, keys = seal_setup(proofs_dir, out, progress=_tell)
+        pieces.append(keys_to_bytes(keys))
+    click.echo(f"{len(keys.keys)} segments' proving keys sealed in {out}")
+    for index, (segment, key) in enumerate(keys.keys):
+        click.echo(f"  {index}  {segment}  prover key {key.key_id}")
+    click.echo(f"manifest {manifest.digest}, signed by {manifest.signer_id}")
 
 
 def _tell(doing: str) -> None:

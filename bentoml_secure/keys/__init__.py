@@ -4,6 +4,9 @@
     sealed_weights   the format of one sealed file
     sealed_plan      a plan's folder with sealed files: reading it
     seal_model       making one, and the keys that go to a broker
+    sealed_proofs    a proof set-up with sealed proving keys: reading it
+    seal_proofs      making one
+    order_secret     what the key follows from to which orders of proofs are sealed
     key_file         those keys on their way there
     model_signing    OpenSSF model signatures: who made the model
     broker           which key goes to whom

@@ -298,7 +298,6 @@ def open_sealed(
             extended or edited anywhere.
     """
     header = require_header(source, sealed_bytes, segment=segment, path=path)
-    require("key_id", header.key_id == key.key_id, got=header.key_id, want=key.key_id)
     if header.plain_bytes > max_bytes:
         raise MalformedInputError(
             f"{path}: got {header.plain_bytes} bytes, want at most {max_bytes}"
@@ -310,9 +309,45 @@ def open_sealed(
     return opened.getvalue()
 
 
+def open_sealed_into(
+    target: BinaryIO,
+    source: BinaryIO,
+    sealed_bytes: int,
+    key: SegmentKey,
+    *,
+    segment: Digest,
+    path: str,
+) -> Digest:
+    """Open a sealed file into another, chunk by chunk: one copy, however large.
+
+    Args:
+        target: In memory. What is in it after an error is not to be used.
+        source: The sealed file, at its beginning.
+        sealed_bytes: How long it is.
+        key: Of the segment.
+        segment: The segment that it must be of.
+        path: The file that it must be.
+
+    Returns:
+        Digest of the plaintext.
+
+    Raises:
+        MalformedInputError: Not a sealed file.
+        CheckFailedError: Of another segment, another file or under another key; cut,
+            extended or edited anywhere.
+    """
+    header = require_header(source, sealed_bytes, segment=segment, path=path)
+    hasher = hashlib.sha256()
+    for chunk in _opened_chunks(source, header, key):
+        hasher.update(chunk)
+        target.write(chunk)
+    return Digest(f"{FILE}:{hasher.hexdigest()}")
+
+
 def _opened_chunks(
     source: BinaryIO, header: SealedHeader, key: SegmentKey
 ) -> Iterator[bytes]:
+    require("key_id", header.key_id == key.key_id, got=header.key_id, want=key.key_id)
     before, cipher, left = header.to_bytes(), _cipher(key, header), header.plain_bytes
     for number in range(header.chunks):
         plain_bytes = min(header.chunk_bytes, left)
