@@ -21,7 +21,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from bentoml_secure.digest import require_fields
-from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    MalformedInputError,
+    ProofError,
+)
 from bentoml_secure.proofs.proof import BoundaryValues
 from bentoml_secure.tensors import Array
 
@@ -216,3 +220,24 @@ def deviations(
         known = bool(np.isfinite(differences).all())
         apart[name] = float(differences.max(initial=0.0)) if known else math.inf
     return apart
+
+
+def as_served(
+    proven: Mapping[str, NDArray[np.float64]], served: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return the proven answer in the types of the served one, each number exactly.
+
+    Args:
+        proven: By name.
+        served: Of the same names.
+
+    Raises:
+        ProofError: A number that the type does not hold.
+    """
+    answer: dict[str, Array] = {}
+    for name, values in proven.items():
+        dtype = np.asarray(served[name]).dtype
+        answer[name] = values.astype(dtype)
+        if not np.array_equal(answer[name].astype(np.float64), values):
+            raise ProofError(f"output {name}: {dtype} cannot hold it as it was proven")
+    return answer

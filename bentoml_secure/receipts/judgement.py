@@ -56,6 +56,7 @@ class Judgement:
         rounds: Judged so far, by (infer index, segment index).
         statements: Every vote in the receipt that verified, by infer, segment, replica.
         exchanges: Where each exchange id stood, over receipt and attachments.
+        answers: Commitments of what was agreed on at the end of the chain, by infer.
         proofs: Attached so far, by (infer index, segment index).
         provers: Accepted evidence of who made them, likewise.
     """
@@ -66,6 +67,7 @@ class Judgement:
     rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
     statements: dict[tuple[int, int, str], Statement] = field(default_factory=dict)
     exchanges: dict[str, str] = field(default_factory=dict)
+    answers: dict[int, Mapping[str, Digest]] = field(default_factory=dict)
     proofs: dict[tuple[int, int], ProofRecord] = field(default_factory=dict)
     provers: dict[tuple[int, int], AttestationResult] = field(default_factory=dict)
 

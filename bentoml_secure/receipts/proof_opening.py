@@ -10,6 +10,7 @@ that the proven run is the served one:
 3. the activations that the last prover sealed hash to what came out of it
 4. the answer beside them is that of the receipt's commitments; no element of it is
    further from the proven one than the manifest allows, and none further than was said
+5. where the caller was given the proven answer itself, it is that of its commitments
 
 What is missing because a proof is not there yet is not opened, and said so.
 """
@@ -22,7 +23,12 @@ from typing import TYPE_CHECKING
 
 from bentoml_secure.digest import Digest, derive_salt
 from bentoml_secure.errors import MalformedInputError, VerificationError
-from bentoml_secure.proofs.boundary import activations_of, deviations, floats_of
+from bentoml_secure.proofs.boundary import (
+    activations_of,
+    as_served,
+    deviations,
+    floats_of,
+)
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.orders import INPUT, SERVED
 from bentoml_secure.proofs.proof import BoundaryValues, Limits, ProofBackend
@@ -33,6 +39,8 @@ from bentoml_secure.tensors import Array, commit
 if TYPE_CHECKING:
     from bentoml_secure.receipts.case import Report
 
+TENSOR_PURPOSE = "tensor"
+SERVED_PURPOSE = "served"
 SALT_PURPOSE = "proof"
 INPUT_KEY = "proven-input"
 OUTPUT_KEY = "proven-output"
@@ -70,9 +78,11 @@ class Secrets:
         """Return the key of what a prover at an end of the chain sealed."""
         return self.derive(OUTPUT_KEY if last else INPUT_KEY, "")
 
-    def commit(self, tensors: Mapping[str, Array]) -> dict[str, Digest]:
+    def commit(
+        self, tensors: Mapping[str, Array], purpose: str = TENSOR_PURPOSE
+    ) -> dict[str, Digest]:
         """Return the commitments that a receipt has to these tensors."""
-        return commit(tensors, {name: self.derive("tensor", name) for name in tensors})
+        return commit(tensors, {name: self.derive(purpose, name) for name in tensors})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,10 @@ def _opened(
         served = _named(tensors, SERVED)
         _compare(served, record.outputs, secrets, f"{where} output", report)
         _judge_deviation(record, manifest, proven, served, where, report)
+        if record.proven is not None:
+            given = floats_of(proven, manifest.segments[-1].outputs, manifest.scale)
+            made = secrets.commit(as_served(given, served), SERVED_PURPOSE)
+            report.require(f"{where} proven", dict(record.proven), made)
 
 
 def _named(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:

@@ -80,10 +80,12 @@ class ProofRecord:
         evidence: Of the prover, over ``evidence_nonce``.
         inputs: Commitments of the tensors that went into the first segment, by name;
             None for the others.
-        outputs: Commitments of the served answer's tensors, by name, for the last
+        outputs: Commitments of the agreed answer's tensors, by name, for the last
             segment; None for the others.
-        deviation: Largest difference of the proven from the served answer, by output;
+        deviation: Largest difference of the proven from the agreed answer, by output;
             None where ``outputs`` is.
+        proven: Commitments of the proven answer's tensors, by name, where the scenario
+            serves that one; None elsewhere.
         opening: Sealed for who has the request's root salt; see ``proof_opening``.
     """
 
@@ -100,6 +102,7 @@ class ProofRecord:
     inputs: Mapping[str, Digest] | None = None
     outputs: Mapping[str, Digest] | None = None
     deviation: Mapping[str, float] | None = None
+    proven: Mapping[str, Digest] | None = None
     opening: bytes | None = None
 
     @property
@@ -133,6 +136,7 @@ class ProofRecord:
             "inputs": _or_none(self.inputs),
             "outputs": _or_none(self.outputs),
             "deviation": _or_none(self.deviation),
+            "proven": _or_none(self.proven),
             "opening": None if opening is None else base64.b64encode(opening).decode(),
         }
 
@@ -170,6 +174,7 @@ class ProofRecord:
             inputs=_commitments(got["inputs"], f"{PROOF} inputs"),
             outputs=_commitments(got["outputs"], f"{PROOF} outputs"),
             deviation=_deviation(got["deviation"], got["outputs"]),
+            proven=_commitments(got["proven"], f"{PROOF} proven"),
             opening=None
             if got["opening"] is None
             else decode_base64(
@@ -188,6 +193,7 @@ _CONTENT = (
     "inputs",
     "outputs",
     "deviation",
+    "proven",
     "opening",
 )
 

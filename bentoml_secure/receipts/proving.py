@@ -172,11 +172,17 @@ def _judge_bindings(judgement: Judgement, record: ProofRecord, where: str) -> No
     infer = case.receipt.infers[record.infer]
     first = record.segment == 0
     last = record.segment == len(case.bundle.plan.segments) - 1
+    serves = case.bundle.scenario.serve_proven
     for field, got, want in (
         ("nonce", record.nonce, case.receipt.client_nonce),
         ("manifest", record.manifest, _configured_manifest(judgement)),
         ("inputs", record.inputs, infer.inputs if first else None),
-        ("outputs", record.outputs, infer.outputs if last else None),
+        (
+            "outputs",
+            record.outputs,
+            judgement.answers.get(infer.index) if last else None,
+        ),
+        ("proven", record.proven, infer.outputs if last and serves else None),
     ):
         report.require(f"{where} {field}", got, want)
     if (record.opening is not None) is not (first or last):

@@ -107,6 +107,11 @@ def _judge_infer(judgement: Judgement, infer: InferRecord) -> None:
 def _judge_outputs(
     judgement: Judgement, infer: InferRecord, known: Mapping[str, Digest]
 ) -> None:
+    names = names_of(judgement.case.bundle.plan.outputs)
+    judgement.answers[infer.index] = {n: known[n] for n in names if n in known}
+    if judgement.case.bundle.scenario.serve_proven:
+        # Another answer than the agreed one: its prover says how far they are apart.
+        return
     # What is not known has its finding where nothing was agreed.
     for name in sorted(infer.outputs.keys() & known.keys()):
         where = f"infer {infer.index} output {name}"

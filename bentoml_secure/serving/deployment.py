@@ -19,12 +19,11 @@ from bentoml_secure.attestation.appraisal import AppraisalPolicy, parse_policy
 from bentoml_secure.attestation.attesters import open_attester, open_gpu_attester
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
-from bentoml_secure.consensus.ledger import Ledger
 from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
-from bentoml_secure.receipts.store import SqliteReceiptStore
+from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.scenario import (
     Configuration,
     Mode,
@@ -32,24 +31,16 @@ from bentoml_secure.scenario import (
     Topology,
     parse_scenarios,
 )
-from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
-from bentoml_secure.serving.engine import Engine
-from bentoml_secure.serving.entry import Entry
 from bentoml_secure.serving.held import held_for
-from bentoml_secure.serving.peers import Peer
 from bentoml_secure.serving.runner import RunnerCore, RunSegment
 from bentoml_secure.serving.settings import (
     BROKER,
-    REPUTATION,
-    STORE,
     Settings,
     from_environment,
     own_environment,
     read_runtime,
     read_settings,
 )
-from bentoml_secure.serving.standing import Standing
-from bentoml_secure.serving.trials import Examiner, Trials
 from bentoml_secure.serving.weights import Weights, read_signed
 from bentoml_secure.session.identity import Identity
 from bentoml_secure.session.judging import judge, require_same_deployment
@@ -109,6 +100,7 @@ class Deployment:
         threads: ONNX Runtime's, per runner.
         in_process: Runners live in the entry's process: tests only.
         max_message_bytes: Cap on an exchange's body.
+        proofs: The proof set-up; None where nothing is proven.
     """
 
     name: str
@@ -119,6 +111,7 @@ class Deployment:
     threads: int
     in_process: bool
     max_message_bytes: int
+    proofs: ProofFolder | None = None
     _loadable: set[tuple[int, RuntimeChoice]] = field(default_factory=set)
 
     @classmethod
@@ -136,8 +129,9 @@ class Deployment:
         referees: bool = False,
         signer: str | Path | None = None,
         signature: str | Path | None = None,
+        proofs: str | Path | None = None,
     ) -> Deployment:
-        """Read plan.json and the scenarios file.
+        """Read plan.json, the scenarios file, and the manifest of a proof set-up.
 
         Raises:
             ConfigurationError: A file is not there or not in order.
@@ -156,15 +150,17 @@ class Deployment:
             )
         if not 1 <= replicas <= 64:
             raise ConfigurationError(f"replicas: got {replicas}, want 1 to 64")
+        weights = Weights.read(folder, signed)
         return cls(
             name=name,
-            weights=Weights.read(folder, signed),
+            weights=weights,
             replicas=replicas,
             referees=referees,
             scenarios=parse_scenarios(_read("scenarios", find(scenarios, module))),
             threads=threads,
             in_process=in_process,
             max_message_bytes=max_message_bytes,
+            proofs=_read_proofs(proofs, module, weights.plan, in_process=in_process),
         )
 
     @property
@@ -185,6 +181,7 @@ class Deployment:
             segments=len(self.plan.segments),
             replicas=self.replicas,
             referees=self.referees,
+            provers=self.proofs is not None,
         )
 
     @property
@@ -196,6 +193,13 @@ class Deployment:
             for segment in range(topology.segments)
             for name in topology.runner_names(segment)
         }
+
+    @property
+    def provers(self) -> Mapping[str, int]:
+        """The segment of each prover by name; none where nothing is proven."""
+        topology = self.topology
+        names = map(topology.prover_name, range(topology.segments))
+        return {name: index for index, name in enumerate(names) if name is not None}
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -225,6 +229,7 @@ class Deployment:
             policy=self.policy.to_json(),
             sealed=self.weights.sealed,
             signer=self.weights.signer,
+            proofs=None if self.proofs is None else self.proofs.manifest.digest,
         )
 
     def identify(self, role: Role, service: str, segment: Digest | None) -> Identity:
@@ -270,7 +275,7 @@ class Deployment:
         released = fetch_segment_key(
             self.broker_url(runner),
             own,
-            lambda shown: self._judge_broker(shown, own),
+            lambda shown: self.judge_broker(shown, own),
             weights.request(segment),
             max_age_seconds=self.policy.max_age_seconds,
         )
@@ -300,7 +305,16 @@ class Deployment:
             )
         return url
 
-    def _judge_broker(self, shown: Shown, own: Identity) -> AttestationResult:
+    def judge_broker(self, shown: Shown, own: Identity) -> AttestationResult:
+        """Return what is accepted of a broker's evidence.
+
+        Args:
+            shown: By the broker.
+            own: Of the process that judges.
+
+        Raises:
+            SecureError: No broker of this release, or evidence that is not acceptable.
+        """
         require_broker(shown.document, own.keys.document)
         return judge(shown, self.policy, now=utc_now(), endorsements=own.endorsements)
 
@@ -323,7 +337,7 @@ class Deployment:
         identity = identity or self.identify_runner(name, segment)
         responder = Responder(
             identity,
-            lambda shown: self._judge_entry(shown, identity),
+            lambda shown: self.judge_entry(shown, identity),
             max_age_seconds=age,
             clock=utc_now,
         )
@@ -337,7 +351,16 @@ class Deployment:
             held=held_for(self.scenarios),
         )
 
-    def _judge_entry(self, shown: Shown, own: Identity) -> AttestationResult:
+    def judge_entry(self, shown: Shown, own: Identity) -> AttestationResult:
+        """Return what is accepted of the entry's evidence, by who serves it.
+
+        Args:
+            shown: By the caller.
+            own: Of the process that judges.
+
+        Raises:
+            SecureError: Another deployment's, or evidence that is not acceptable.
+        """
         # The configuration holds the policy: an entry that was started with another
         # one, by whoever owns its host, is not this deployment's.
         document = shown.document
@@ -347,54 +370,6 @@ class Deployment:
                 f"entry service: got {document.service}, want {self.name}"
             )
         return judge(shown, self.policy, now=utc_now(), endorsements=own.endorsements)
-
-    def entry(self, urls: Mapping[str, str], local: Mapping[str, RunnerCore]) -> Entry:
-        """Make the entry.
-
-        Args:
-            urls: Of each replica by name; of none that is local.
-            local: Runners in this process by name.
-        """
-        identity = self.identify(Role.ENTRY, self.name, None)
-        topology = self.topology
-        peers = {
-            name: Peer(
-                name,
-                index,
-                self.plan.segments[index],
-                self._channel(name, urls, local),
-                policy=self.policy,
-                own=identity,
-                max_age_seconds=self.evidence_seconds,
-            )
-            for name, index in self.runners.items()
-        }
-        segments = range(topology.segments)
-        self.require_rules()
-        self._make_folders()
-        trials = None
-        if (path := self.settings.trials) is not None:
-            trials = Trials.read(path, self.plan)
-        standing = Standing(
-            Ledger(self.settings.reputation),
-            [topology.replica_names(index) for index in segments],
-            has_trials=trials is not None,
-        )
-        engine = Engine(
-            self.plan,
-            [[peers[name] for name in topology.replica_names(i)] for i in segments],
-            [peers[n] for i in segments if (n := topology.referee_name(i)) is not None],
-            standing,
-        )
-        return Entry(
-            self.configuration,
-            identity,
-            engine,
-            SqliteReceiptStore(self.settings.store),
-            max_age_seconds=self.evidence_seconds,
-            keep_salts=self.settings.salt_token is not None,
-            examiner=self._examiner(engine, standing, trials),
-        )
 
     def require_rules(self) -> None:
         """Refuse to start an entry that cannot compare answers.
@@ -415,34 +390,6 @@ class Deployment:
                 remedy=f"Use mode {Mode.LOCK_STEP.value!r}, or calibrate the plan "
                 "anew with that rule.",
             )
-
-    def _make_folders(self) -> None:
-        for variable, path in (
-            (STORE, self.settings.store),
-            (REPUTATION, self.settings.reputation),
-        ):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{path}: its folder cannot be made: {error}.",
-                    remedy=f"Name a file with {variable} in a folder that can be "
-                    "written.",
-                ) from error
-
-    def _examiner(
-        self, engine: Engine, standing: Standing, trials: Trials | None
-    ) -> Examiner | None:
-        if trials is None:
-            return None
-        scenario = self.scenarios.by_name[self.scenarios.minimum]
-        return Examiner(
-            standing,
-            trials,
-            lambda name, index, inputs: engine.examine(scenario, name, index, inputs),
-            distance=lambda index, a, b: engine.lockstep.distances[index](a, b),
-            tolerances=[segment.tolerance for segment in self.plan.segments],
-        )
 
     def require_settings(self, service: str) -> None:
         """Refuse to start a process whose settings are not in order.
@@ -469,13 +416,6 @@ class Deployment:
                 self.weights.require_folder()
             self.weights.require_segment(index, choice=choice)
             self._loadable.add((index, choice))
-
-    def _channel(
-        self, name: str, urls: Mapping[str, str], local: Mapping[str, RunnerCore]
-    ) -> Channel:
-        if name in local:
-            return LocalChannel(local[name])
-        return HttpChannel(urls[name], max_message_bytes=self.max_message_bytes)
 
     def require_urls(self, urls: Mapping[str, str | None]) -> None:
         """Refuse to start where BentoML would build runners inside the entry.
@@ -506,3 +446,16 @@ def refuse_workers(options: Mapping[str, object], who: str) -> None:
             f"{who} workers: got {options['workers']!r}, want 1.",
             remedy="Keys and sessions live in one process; scale by replicas.",
         )
+
+
+def _read_proofs(
+    proofs: str | Path | None, module: str, plan: Plan, *, in_process: bool
+) -> ProofFolder | None:
+    if proofs is None:
+        return None
+    if in_process:
+        raise ConfigurationError(
+            "proofs: got a proof set-up beside in_process=True.",
+            remedy="Provers run in services of their own: leave out in_process.",
+        )
+    return ProofFolder.read(find(proofs, module), plan)

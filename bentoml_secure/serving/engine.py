@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,16 +23,14 @@ from bentoml_secure.receipts.receipt import MAX_INFERS, InferRecord
 from bentoml_secure.scenario import Mode, Proving, Scenario
 from bentoml_secure.serving.endtoend import EndToEnd
 from bentoml_secure.serving.lockstep import Kept, Lockstep, Standing, Values
-from bentoml_secure.serving.ordering import Provable
+from bentoml_secure.serving.ordering import Provable, served_salts
 from bentoml_secure.serving.peers import Peer
+from bentoml_secure.serving.proving import EntryProving
 from bentoml_secure.serving.request import RequestContext, own_context
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.tensors import Array, commit, require
 
 logger = logging.getLogger("bentoml_secure")
-
-RequireProvable = Callable[[Mapping[str, Array]], None]
-"""Called with a plan's inputs; raises SecureError where no proof could be had."""
 
 
 class Engine:
@@ -43,7 +41,7 @@ class Engine:
         peers: The replicas of each segment, in the plan's order.
         referees: One of each segment, or none at all.
         standing: What replicas' past answers count for; nothing if left out.
-        proving: Refuses what cannot be proven; None where nothing is.
+        proving: Of answers that are to be proven; None where none is.
     """
 
     def __init__(
@@ -52,7 +50,7 @@ class Engine:
         peers: Sequence[Sequence[Peer]],
         referees: Sequence[Peer] = (),
         standing: Standing | None = None,
-        proving: RequireProvable | None = None,
+        proving: EntryProving | None = None,
     ) -> None:
         self._proving = proving
         self.plan = plan
@@ -96,9 +94,11 @@ class Engine:
     ) -> dict[str, Array]:
         tensors = {name: np.asarray(array) for name, array in feed.items()}
         require(tensors, self.plan.inputs)
-        proven = context.scenario.proof is not Proving.NONE
-        if proven and self._proving is not None:
-            self._proving(tensors)
+        proving = self._proving
+        if context.scenario.proof is Proving.NONE:
+            proving = None
+        if proving is not None:
+            proving.admit(tensors)
         salts = {name: context.salt(index, "tensor", name) for name in self._names}
         inputs = commit(tensors, {name: salts[name] for name in tensors})
         values = Values(tensors, dict(inputs))
@@ -117,21 +117,24 @@ class Engine:
                 )
         if audited(context.seed, context.scenario.audit_rate):
             context.kept.append(Kept(index, values, salts))
-        outputs = [spec.name for spec in self.plan.outputs]
+        names = [spec.name for spec in self.plan.outputs]
+        answer = {name: values.tensors[name] for name in names}
+        outputs = {name: values.commitments[name] for name in names}
+        if proving is not None:
+            provable = Provable(infer=index, inputs=tensors, served=answer)
+            context.provable.append(provable)
+            if context.scenario.serve_proven:
+                answer = await proving.proven(context, provable)
+                outputs = commit(answer, served_salts(context, provable))
         context.infers.append(
             InferRecord(
                 index=index,
                 inputs=inputs,
-                outputs={name: values.commitments[name] for name in outputs},
+                outputs=outputs,
                 segments=tuple(records),
                 chains=chains,
             )
         )
-        answer = {name: values.tensors[name] for name in outputs}
-        if proven:
-            context.provable.append(
-                Provable(infer=index, inputs=tensors, served=answer)
-            )
         return answer
 
     async def examine(

@@ -30,12 +30,23 @@ class Provable:
     Attributes:
         infer: Its index.
         inputs: Of the plan, by name.
-        served: The plan's outputs that were agreed on, by name.
+        served: The plan's outputs that were agreed on, by name; where the scenario
+            serves the proven answer, the caller gets that one instead.
     """
 
     infer: int
     inputs: Mapping[str, Array]
     served: Mapping[str, Array]
+
+
+def served_salts(context: RequestContext, provable: Provable) -> dict[str, bytes]:
+    """Return the salts of commitments to a proven answer that is served.
+
+    Others than those of the agreed answer, whose commitments stand beside.
+    """
+    return {
+        name: context.salt(provable.infer, "served", name) for name in provable.served
+    }
 
 
 def require_provable(manifest: Manifest, inputs: Mapping[str, Array]) -> None:
@@ -110,6 +121,7 @@ def _orders(
     deadline: str,
 ) -> Iterator[Order]:
     count, infer = len(manifest.segments), provable.infer
+    serves = context.scenario.serve_proven
 
     def secret(purpose: str, name: str) -> bytes:
         """Return what holders of the root salt can derive again."""
@@ -144,4 +156,5 @@ def _orders(
             input_salts=salts(provable.inputs) if first else None,
             served=provable.served if last else None,
             output_salts=salts(provable.served) if last else None,
+            proven_salts=served_salts(context, provable) if last and serves else None,
         )

@@ -136,6 +136,7 @@ class ProverCore:
             inputs=proven.inputs,
             outputs=proven.outputs,
             deviation=proven.deviation,
+            proven=proven.proven,
             opening=proven.opening,
         )
         return canonical_json(issue_proof(record, keys.signing).to_json())

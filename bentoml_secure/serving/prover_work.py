@@ -23,7 +23,12 @@ import numpy as np
 
 from bentoml_secure.digest import Digest, canonical_json, parse_json, require_fields
 from bentoml_secure.errors import MalformedInputError, VerificationError
-from bentoml_secure.proofs.boundary import activations_of, deviations, floats_of
+from bentoml_secure.proofs.boundary import (
+    activations_of,
+    as_served,
+    deviations,
+    floats_of,
+)
 from bentoml_secure.proofs.manifest import Manifest, SegmentSetup
 from bentoml_secure.proofs.orders import INPUT, MAX_ORDER_BYTES, SERVED, About, Order
 from bentoml_secure.proofs.proof import (
@@ -82,6 +87,8 @@ class Proven:
         inputs: Commitments of the request's tensors; of the first segment.
         outputs: Commitments of the answer's tensors; of the last segment.
         deviation: Largest difference of proven and served, by output; likewise.
+        proven: Commitments of the proven answer's tensors, where that is what the
+            caller was given.
         opening: Sealed for whoever holds the root salt; at the model's two ends.
     """
 
@@ -91,6 +98,7 @@ class Proven:
     inputs: Mapping[str, Digest] | None
     outputs: Mapping[str, Digest] | None
     deviation: Mapping[str, float] | None
+    proven: Mapping[str, Digest] | None
     opening: bytes | None
 
     def to_bytes(self) -> bytes:
@@ -104,6 +112,7 @@ class Proven:
                 "inputs": None if self.inputs is None else dict(self.inputs),
                 "outputs": None if self.outputs is None else dict(self.outputs),
                 "deviation": None if self.deviation is None else dict(self.deviation),
+                "proven": None if self.proven is None else dict(self.proven),
                 "opening": None
                 if opening is None
                 else base64.b64encode(opening).decode(),
@@ -118,8 +127,7 @@ class Proven:
             MalformedInputError: Not of its form.
         """
         document = parse_json(data, what="proven", max_bytes=MAX_RESULT_BYTES)
-        names = ("about", "nonce", "proof", "inputs", "outputs", "deviation", "opening")
-        got = require_fields(document, names, what="proven")
+        got = require_fields(document, cls.__slots__, what="proven")
         about = About(**require_fields(got["about"], _ABOUT, what="proven about"))
         opening = got["opening"]
         return cls(
@@ -129,6 +137,7 @@ class Proven:
             inputs=got["inputs"],
             outputs=got["outputs"],
             deviation=got["deviation"],
+            proven=got["proven"],
             opening=None if opening is None else base64.b64decode(opening),
         )
 
@@ -221,7 +230,7 @@ class SegmentWork:
     def _proven(
         self, order: Order, proof: SegmentProof, activations: BoundaryValues
     ) -> Proven:
-        inputs = outputs = apart = opening = None
+        inputs = outputs = apart = given = opening = None
         opened: dict[str, Array] = {}
         if order.inputs is not None and order.input_salts is not None:
             inputs = commit(order.inputs, order.input_salts)
@@ -230,6 +239,8 @@ class SegmentWork:
             outputs = commit(order.served, order.output_salts)
             proven = floats_of(activations, self.setup.outputs, self.manifest.scale)
             apart = deviations(proven, order.served)
+            if order.proven_salts is not None:
+                given = commit(as_served(proven, order.served), order.proven_salts)
             opened[PROVEN] = np.array(activations, np.int64)
             opened |= {SERVED + name: array for name, array in order.served.items()}
         if order.opening_key is not None:
@@ -241,6 +252,7 @@ class SegmentWork:
             inputs=inputs,
             outputs=outputs,
             deviation=apart,
+            proven=given,
             opening=opening,
         )
 

@@ -25,6 +25,7 @@ import bentoml
 
 from bentoml_secure import metrics
 from bentoml_secure.errors import ConfigurationError
+from bentoml_secure.serving.assembly import assemble_entry
 from bentoml_secure.serving.bento_internals import (
     api_paths,
     configured_workers,
@@ -147,8 +148,10 @@ class _SecureAttribute:
             if not url
         }
         with self._lock:
-            self._entry = self._deployment.entry(
-                {name: url for name, url in urls.items() if url}, local
+            self._entry = assemble_entry(
+                self._deployment,
+                {name: url for name, url in urls.items() if url},
+                local,
             )
 
     def entry(self) -> Entry:

@@ -1,0 +1,76 @@
+"""Proving, as the engine sees it: what is refused, and what is served instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bentoml_secure.errors import ProofError
+from bentoml_secure.proofs.boundary import (
+    activations_of,
+    as_served,
+    deviations,
+    floats_of,
+)
+from bentoml_secure.serving.ordering import Provable, require_provable
+from bentoml_secure.serving.proof_desk import ProofDesk
+from bentoml_secure.serving.request import RequestContext
+from bentoml_secure.tensors import Array
+
+
+class EntryProving:
+    """Proving, as the engine sees it.
+
+    Args:
+        desk: Deals with the provers.
+    """
+
+    def __init__(self, desk: ProofDesk) -> None:
+        self._desk = desk
+
+    def admit(self, inputs: Mapping[str, Array]) -> None:
+        """Refuse a request whose proof could not be had, before anybody is asked.
+
+        Args:
+            inputs: Of the plan, by name.
+
+        Raises:
+            MalformedInputError: Inputs that no circuit of the set-up takes.
+            UnavailableError: Too much is owed already, or a prover is not there.
+        """
+        require_provable(self._desk.manifest, inputs)
+        self._desk.order_keys()
+
+    async def proven(
+        self, context: RequestContext, provable: Provable
+    ) -> dict[str, Array]:
+        """Return what the circuits answer, in place of what was agreed on.
+
+        Args:
+            context: Of the request; its salts go in.
+            provable: As the replicas agreed.
+
+        Raises:
+            ProofError: It is farther from the agreed answer than the set-up allows, or
+                no number of the answer's type.
+            UnavailableError: A prover is not there.
+        """
+        manifest = self._desk.manifest
+        form, scale = manifest.segments[0].inputs, manifest.scale
+
+        def salt(boundary: int) -> tuple[int, ...]:
+            """Return the salt that the proof will have there."""
+            secret = context.salt(provable.infer, "proof", str(boundary))
+            return manifest.salt.expand(secret)
+
+        values = (*activations_of(provable.inputs, form, scale), *salt(0))
+        for index in range(len(manifest.segments)):
+            values = await self._desk.execute(index, values, salt(index + 1))
+        made = values[: len(values) - manifest.salt.elements]
+        floats = floats_of(made, manifest.segments[-1].outputs, scale)
+        apart = max(deviations(floats, provable.served).values())
+        if not apart <= manifest.accuracy.bound:
+            raise ProofError(
+                f"the proven answer is {apart:g} from the agreed one, want at most "
+                f"{manifest.accuracy.bound:g}"
+            )
+        return as_served(floats, provable.served)
