@@ -87,6 +87,7 @@ def orders(draw: Any) -> Order:
         else {name: draw(SECRETS) for name in inputs},
         served=served,
         output_salts=draw(salts_of(served)),
+        proven_salts=draw(st.none() | salts_of(served)),
     )
 
 

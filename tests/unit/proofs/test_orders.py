@@ -116,6 +116,8 @@ def test_an_order_prints_no_secret() -> None:
         (0, {"input_salts": {"w": b"x" * 32}}, "input salts: got those"),
         (0, {"inputs": {}, "input_salts": {}}, "at least one"),
         (0, {"input_salts": {"x": b"x"}}, "input salt: got 1 bytes"),
+        (0, {"proven_salts": {"y": b"y" * 32}}, "served salts: got those"),
+        (2, {"proven_salts": {"y": b"y" * 32}}, "served salts: got those"),
         (0, {"link_out": b"n" * 31}, "link_out: got 31 bytes"),
         (1, {"salts": (b"i" * 32, b"o")}, "salts: got 1 bytes"),
         (1, {"segments": 1}, "segment: got 1, the plan has 1"),
@@ -152,6 +154,7 @@ def test_an_order_holds_what_its_place_wants(
         ({"opening_key": "zz" * 32}, "opening_key: want 64 lower-case"),
         ({"input_salts": ["00" * 32]}, "input_salts: want an object"),
         ({"input_salts": None}, "input_salts: got none"),
+        ({"proven_salts": [1]}, "proven_salts: want an object"),
         ({"output_salts": {}}, "served: got one"),
     ],
 )

@@ -75,6 +75,7 @@ class Office:
 
     ground: Ground
     store: BrokerStore
+    wrapping: WrappingKey
     keys: PlanKeys
     door: BrokerDoor
     identity: Identity
@@ -170,7 +171,7 @@ def office(ground: Ground, tmp_path: Path) -> Iterator[Office]:
         clock=ground.clock,
     )
     door = BrokerDoor(behind, lambda: core)
-    yield Office(ground, store, keys, door, identity)
+    yield Office(ground, store, wrapping, keys, door, identity)
     store.close()
 
 
@@ -191,6 +192,23 @@ def test_a_key_comes_back_sealed_and_is_in_no_log(
         assert secret.hex() not in caplog.text
         assert repr(secret) not in caplog.text
     assert office.keys.keys[0][1].key_id in caplog.text
+
+
+def test_a_prover_key_goes_to_provers_only(office: Office) -> None:
+    segments = office.ground.plan.segments
+    keys = PlanKeys(
+        plan=office.keys.plan,
+        keys=tuple((part.identity, SegmentKey.generate()) for part in segments),
+        role=Role.PROVER,
+    )
+    office.store.add_keys(keys, office.wrapping, now=office.ground.clock())
+    segment, key = keys.keys[0]
+    request = ReleaseRequest(segment=segment, key_id=key.key_id)
+    assert office.fetch(office.runner(role=Role.PROVER), request).key == key
+    with pytest.raises(PolicyRejected, match="key_role: got runner, want prover"):
+        office.fetch(office.runner(), request)
+    entry = office.store.audit()[-1]
+    assert [f["field"] for f in entry.details["findings"]] == ["key_role"]
 
 
 def test_an_address_that_ends_in_a_slash(office: Office) -> None:
