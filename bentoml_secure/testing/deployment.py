@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,6 +32,7 @@ from bentoml_secure.scenario import (
     Independence,
     Scenario,
     Scenarios,
+    prover_name,
     referee_name,
     runner_name,
 )
@@ -41,6 +42,9 @@ from bentoml_secure.signing import SigningKey
 from bentoml_secure.split.plan import Plan, Runtime, Segment, SegmentFile
 from bentoml_secure.statements import format_time
 from bentoml_secure.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from bentoml_secure.testing.proof_set_up import ProofSetUp
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 EVIDENCE_AGE = timedelta(seconds=10)
@@ -56,11 +60,16 @@ def key_of(name: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(seed)
 
 
-def make_plan(segments: int) -> Plan:
+def make_plan(segments: int, *, provable: bool = False) -> Plan:
     """Return a plan of ``segments`` parts, the first input read by every one.
 
     Its tensors are ``x``, ``t1``, ``t2``, ... and ``y``; ``t1`` is an output too where
     there is more than one segment. Its files exist nowhere.
+
+    Args:
+        segments: How many.
+        provable: Each reads what the one before it made and nothing else, and ``y`` is
+            the only output; so all that honest replicas do is to hand ``x`` on.
     """
 
     def spec(name: str) -> TensorSpec:
@@ -71,16 +80,17 @@ def make_plan(segments: int) -> Plan:
     for index in range(segments):
         file = f"segment-{index}.onnx"
         digest = digest_file_bytes(file.encode())
+        reads = dict.fromkeys([names[index]] if provable else [names[index], "x"])
         parts.append(
             Segment(
                 file=file,
                 files=(SegmentFile(path=file, digest=digest),),
-                inputs=tuple(spec(n) for n in dict.fromkeys((names[index], "x"))),
+                inputs=tuple(map(spec, reads)),
                 outputs=(spec(names[index + 1]),),
                 tolerance=TOLERANCE,
             )
         )
-    outputs = ("t1", "y") if segments > 1 else ("y",)
+    outputs = ("t1", "y") if segments > 1 and not provable else ("y",)
     return Plan(
         model_name="testing",
         model_digest=digest_json(["testing", segments]),
@@ -147,6 +157,8 @@ class Deployment:
         trust: The same, parsed.
         now: When requests come.
         platforms: Platform id by process name; ``simulated-<name>`` where left out.
+        provers: By segment; empty where nothing is proven.
+        set_up: Of the proofs, where there are any.
     """
 
     plan: Plan
@@ -160,6 +172,8 @@ class Deployment:
     now: datetime
     platforms: Mapping[str, str]
     referees: tuple[Process, ...] = ()
+    provers: tuple[Process, ...] = ()
+    set_up: ProofSetUp | None = None
 
     @property
     def config_digest(self) -> Digest:
@@ -194,6 +208,7 @@ class _Ground:
     now: datetime
     platforms: Mapping[str, str]
     recorded: Mapping[str, Evidence]
+    set_up: ProofSetUp | None
 
     def process(
         self,
@@ -239,6 +254,7 @@ class _Ground:
             scenarios={self.scenario.name: self.scenario.digest},
             policy=self.policy,
             minimum_quorum=self.scenario.quorum,
+            **({} if self.set_up is None else self.set_up.trusted()),
         )
 
 
@@ -275,6 +291,7 @@ def build_deployment(
     committee: int | None = None,
     terms: Mapping[str, Any] | None = None,
     kinds: Mapping[str, Mapping[str, Any]] | None = None,
+    set_up: ProofSetUp | None = None,
 ) -> Deployment:
     """Make a deployment of ``segments`` times ``replicas`` runners.
 
@@ -293,6 +310,8 @@ def build_deployment(
         committee: Seats of the scenario; by default every replica has one.
         terms: Further fields of the scenario.
         kinds: Tables of the policy for further kinds that it allows.
+        set_up: Of the proofs of ``make_plan(segments, provable=True)``: each segment
+            then has a prover.
     """
     root = root or make_root(key_of("root"), now=now - timedelta(days=30))
     package = package or digest_json("a release")
@@ -315,9 +334,10 @@ def build_deployment(
         scenarios=Scenarios(minimum="general", by_name={"general": scenario}),
         policy=policy.to_json(),
         referees=audit_rate is not None,
+        proofs=None if set_up is None else set_up.manifest.digest,
     )
     ground = _Ground(
-        plan=make_plan(segments),
+        plan=make_plan(segments, provable=set_up is not None),
         scenario=scenario,
         package=package,
         root=root,
@@ -326,6 +346,7 @@ def build_deployment(
         now=now,
         platforms=platforms or {},
         recorded=recorded or {},
+        set_up=set_up,
     )
     trust_file = ground.trust_file()
     return Deployment(
@@ -351,6 +372,12 @@ def build_deployment(
             for index, segment in enumerate(ground.plan.segments)
             if configuration.referees
         ),
+        provers=tuple(
+            ground.process(prover_name(SERVICE, index), Role.PROVER, segment.identity)
+            for index, segment in enumerate(ground.plan.segments)
+            if set_up is not None
+        ),
+        set_up=set_up,
         policy=policy,
         trust_file=trust_file,
         trust=parse_trust(trust_file.encode()),

@@ -32,6 +32,7 @@ from bentoml_secure.receipts.localisation import (
     issue_localisation,
     localisation_due,
 )
+from bentoml_secure.receipts.proofs import PROOF, proofs_due
 from bentoml_secure.receipts.receipt import (
     CALLER,
     SEALED,
@@ -116,6 +117,9 @@ class Draft:
             plan=deployment.plan,
             scenario=deployment.scenario,
             configuration=deployment.configuration.to_json(),
+            verification_keys=None
+            if deployment.set_up is None
+            else deployment.set_up.document,
         )
 
     def late_votes(self, receipt: Envelope) -> LateVotes:
@@ -314,9 +318,13 @@ class _Run:
         issued = self.request.deployment.now + timedelta(seconds=1)
         return tuple(
             RequiredAttachment(
-                kind=kind, deadline=format_time(issued + timedelta(seconds=5))
+                kind=kind, deadline=format_time(issued + timedelta(seconds=seconds))
             )
-            for kind, due in ((LATE_VOTES, self.late), (LOCALISATION, located))
+            for kind, due, seconds in (
+                (LATE_VOTES, self.late, 5),
+                (LOCALISATION, located, 5),
+                (PROOF, proofs_due(scenario), scenario.proof_deadline_seconds),
+            )
             if due
         )
 
