@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 GROUP = "bentoml_secure.attachments"
 ATTACHMENTS: Mapping[str, str] = {
     "audit": "bentoml_secure.receipts.audit:judge",
+    "epoch": "bentoml_secure.receipts.epoch:judge",
     "late-votes": "bentoml_secure.receipts.late_votes:judge",
     "localisation": "bentoml_secure.receipts.localisation:judge",
     "proof": "bentoml_secure.receipts.proving:judge",

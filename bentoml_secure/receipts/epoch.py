@@ -226,25 +226,23 @@ def judge(attachment: Attachment, judgement: Judgement) -> None:
 def _judge_root(judgement: Judgement, root: EpochRoot, signed_at: str) -> None:
     case, report = judgement.case, judgement.report
     receipt = case.receipt
-    for name, got, want in (
+    party = case.parties[receipt.service]
+    pairs: tuple[tuple[str, object, object], ...] = (
         ("epoch", root.epoch, receipt.epoch),
         ("scenario", root.scenario, receipt.scenario_digest),
-        (
-            "key_document",
-            root.key_document,
-            case.parties[receipt.service].key_document,
-        ),
-    ):
+        ("key_document", root.key_document, party.key_document),
+    )
+    for name, got, want in pairs:
         report.require(f"{EPOCH} root {name}", got, want)
     opened, closed = root.epoch.opened_at, root.closed_at
     # The format has one length, so text sorts as time does.
     if not opened <= receipt.issued_at <= closed <= signed_at:
-        want = f"the receipt within it, and signed after: {receipt.issued_at}"
-        report.add(f"{EPOCH} times", f"{opened} to {closed}", want)
+        wanted = f"the receipt within it, and signed after: {receipt.issued_at}"
+        report.add(f"{EPOCH} times", f"{opened} to {closed}", wanted)
     most = timedelta(seconds=case.bundle.scenario.epoch_seconds + CLOSE_SECONDS)
     if _moment(closed) - _moment(opened) > most:
-        want = f"at most {most.total_seconds():g} s after it opened"
-        report.add(f"{EPOCH} closed_at", closed, want)
+        wanted = f"at most {most.total_seconds():g} s after it opened"
+        report.add(f"{EPOCH} closed_at", closed, wanted)
 
 
 def _judge_place(judgement: Judgement, record: EpochRecord, root: EpochRoot) -> None:

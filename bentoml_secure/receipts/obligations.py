@@ -6,15 +6,17 @@
 3. its kind's judge finds nothing
 4. late votes are required if and only if votes were pending, an audit if and only if
    the draw says so, a localisation if and only if a chain dissented and there are
-   referees, proofs if and only if the scenario has every request proven, each with a
-   deadline that the scenario explains
+   referees, proofs if and only if the scenario has every request proven, an epoch if
+   and only if it has some challenged, each with a deadline that the scenario explains
 5. what is required and missing is late, or after its deadline a failure; proofs are
    there when every segment of every infer has one
+6. who was challenged owes its proofs as if they were required, by the epoch's deadline
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 
 from bentoml_secure.attestation.appraisal import CLOCK_SKEW_SECONDS
@@ -32,6 +34,7 @@ from bentoml_secure.receipts.attachments import (
     verify_attachment,
 )
 from bentoml_secure.receipts.audit import AUDIT, audit_due, longest_audit
+from bentoml_secure.receipts.epoch import EPOCH, challenged, epoch_due, longest_epoch
 from bentoml_secure.receipts.late_votes import LATE_VOTES, longest_wait
 from bentoml_secure.receipts.localisation import (
     LOCALISATION,
@@ -48,14 +51,18 @@ def judge_attachments(judgement: Judgement) -> None:
     """Judge what the bundle has attached and what it must have; see the module."""
     case, report = judgement.case, judgement.report
     seen: Counter[str] = Counter()
+    required = {entry.kind: entry.deadline for entry in case.receipt.attachments}
+    # Read once and first: until when proofs may come depends on it.
+    challenge = challenged(judgement)
+    deadlines = required if challenge is None else {PROOF: challenge, **required}
     for index, envelope in enumerate(case.bundle.attachments):
-        kind = _judge_attachment(judgement, envelope, f"attachment {index}")
+        where = f"attachment {index}"
+        kind = _judge_attachment(judgement, envelope, deadlines, where)
         seen.update([kind] if kind else [])
     for kind, count in seen.items():
         if count > 1 and kind not in SIGNED_APART:
             report.add(f"attachments {kind}", f"{count} of them", "1")
     pending = any(round_.tally.pending for round_ in judgement.rounds.values())
-    required = {entry.kind: entry.deadline for entry in case.receipt.attachments}
     for kind, due, when in (
         (LATE_VOTES, pending, "votes were pending"),
         (AUDIT, audit_due(case.receipt, case.bundle.scenario), "it is drawn for one"),
@@ -65,6 +72,7 @@ def judge_attachments(judgement: Judgement) -> None:
             "a chain dissented and there are referees",
         ),
         (PROOF, proofs_due(case.bundle.scenario), "every request is proven"),
+        (EPOCH, epoch_due(case.bundle.scenario), "some requests are challenged"),
     ):
         if judgement.rounds and due != (kind in required):
             got = ", ".join(required) or "none"
@@ -74,10 +82,12 @@ def judge_attachments(judgement: Judgement) -> None:
         there |= {PROOF}
     for kind, deadline in required.items():
         _judge_obligation(judgement, kind, deadline, there=kind in there)
+    if challenge is not None and PROOF not in required:
+        _judge_presence(judgement, PROOF, challenge, there=PROOF in there)
 
 
 def _judge_attachment(
-    judgement: Judgement, envelope: Envelope, where: str
+    judgement: Judgement, envelope: Envelope, deadlines: Mapping[str, str], where: str
 ) -> str | None:
     case, report = judgement.case, judgement.report
     try:
@@ -95,7 +105,8 @@ def _judge_attachment(
         report.require(
             f"{where} receipt_id", attachment.receipt_id, case.receipt.receipt_id
         )
-        _judge_time(judgement, attachment, where)
+        latest = deadlines.get(attachment.kind, attachment.issued_at)
+        _judge_time(judgement, attachment, latest, where)
         load_judge(attachment.kind)(attachment, judgement)
     except (VerificationError, MalformedInputError, UnknownKindError) as error:
         report.add(where, str(error), "an attachment to this receipt by the entry")
@@ -103,11 +114,11 @@ def _judge_attachment(
     return attachment.kind
 
 
-def _judge_time(judgement: Judgement, attachment: Attachment, where: str) -> None:
+def _judge_time(
+    judgement: Judgement, attachment: Attachment, latest: str, where: str
+) -> None:
     case = judgement.case
-    deadlines = {e.kind: e.deadline for e in case.receipt.attachments}
     earliest = case.receipt.issued_at
-    latest = deadlines.get(attachment.kind, attachment.issued_at)
     if attachment.kind in SIGNED_APART:
         # By another clock; and what was not signed yet would choose its evidence's age.
         skew = timedelta(seconds=CLOCK_SKEW_SECONDS)
@@ -135,13 +146,20 @@ def _judge_obligation(
         AUDIT: longest_audit(case.bundle.scenario, len(judgement.rounds)),
         LOCALISATION: longest_localisation(case.receipt, case.bundle.scenario),
         PROOF: longest_proof(case.bundle.scenario),
+        EPOCH: longest_epoch(case.bundle.scenario),
     }.get(kind)
     if longest is not None and not timedelta(0) <= ends - issued <= longest:
         want = f"up to {longest.total_seconds():g} s after the issue"
         report.add(f"attachments {kind} deadline", deadline, want)
+    _judge_presence(judgement, kind, deadline, there=there)
+
+
+def _judge_presence(
+    judgement: Judgement, kind: str, deadline: str, *, there: bool
+) -> None:
     if there:
         return
-    if case.now <= ends:
-        report.late.append(kind)
+    if judgement.case.now <= parse_time(deadline, what="deadline"):
+        judgement.report.late.append(kind)
     else:
-        report.add(f"attachments {kind}", "missing", f"one by {deadline}")
+        judgement.report.add(f"attachments {kind}", "missing", f"one by {deadline}")

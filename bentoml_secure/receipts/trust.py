@@ -12,6 +12,7 @@
     manifest_signers = ["sha256:<hex>"]   # where requests are proven: whose set-up
     srs = ["sha256-srs-v1:<hex>"]         # and under which reference strings
     unsafe_srs = false                # whether one whose secret somebody knows will do
+    challenge_auditors = ["sha256:<hex>"] # where requests are challenged: who draws too
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
     [policy]                          # the appraisal policy
@@ -19,8 +20,9 @@
     ...
 
 A list, or ``[scenarios]``, may be ``{ unchecked = "why" }`` instead; the verdict then
-says so. Not so the two of proofs: without them no proof is accepted. Unknown keys and
-empty lists are refused.
+says so. Not so the two of proofs: without them no proof is accepted. Nor the auditors:
+without them the draw of challenges rests on the entry. Unknown keys and empty lists are
+refused.
 """
 
 from __future__ import annotations
@@ -57,12 +59,10 @@ _LISTS = ("plan_digests", "config_digests", "package_digests")
 _REQUIRED = frozenset(
     {"version", *_LISTS, "minimum_quorum", "independence", "scenarios", "policy"}
 )
-_PROVERS = {
-    "manifest_signers": re.compile(r"sha256:[0-9a-f]{64}"),
-    "srs": re.compile(rf"{SRS}:[0-9a-f]{{64}}"),
-}
+_KEY_ID = "sha256"
+_LISTED = {"manifest_signers": _KEY_ID, "srs": SRS, "challenge_auditors": _KEY_ID}
 _FLAGS = ("referee", "unsafe_srs")
-_KEYS = _REQUIRED | {"draw", "weight_ratio", *_PROVERS, *_FLAGS}
+_KEYS = _REQUIRED | {"draw", "weight_ratio", *_LISTED, *_FLAGS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,8 @@ class Trust:
         srs: Digests of the structured reference strings that proofs may be under.
         unsafe_srs: Whether one may be that was generated on one machine: whoever did
             it can forge proofs.
+        challenge_auditors: Key ids of those who all must have drawn from an epoch.
+            Without any, an entry can arrange an epoch to suit itself.
     """
 
     plan_digests: References
@@ -102,6 +104,7 @@ class Trust:
     manifest_signers: tuple[str, ...] = ()
     srs: tuple[str, ...] = ()
     unsafe_srs: bool = False
+    challenge_auditors: tuple[str, ...] = ()
 
 
 def parse_trust(data: bytes) -> Trust:
@@ -139,7 +142,7 @@ def parse_trust(data: bytes) -> Trust:
         for name in _LISTS
     }
     read |= {name: _read_flag(table.get(name, False), name) for name in _FLAGS}
-    read |= {name: _read_listed(table, name) for name in _PROVERS}
+    read |= {name: _read_listed(table, name) for name in _LISTED}
     return Trust(
         **read,
         scenarios=_read_scenarios(table["scenarios"]),
@@ -203,9 +206,13 @@ def _read_flag(value: object, name: str) -> bool:
 def _read_listed(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if name not in table:
         return ()
-    pattern, what = _PROVERS[name], f"trust file {name}"
-    form = "sha256:<hex>" if name == "manifest_signers" else f"{SRS}:<hex>"
-    listed = read_references(table[name], what=what, pattern=pattern, form=form)
+    algorithm, what = _LISTED[name], f"trust file {name}"
+    listed = read_references(
+        table[name],
+        what=what,
+        pattern=re.compile(rf"{algorithm}:[0-9a-f]{{64}}"),
+        form=f"{algorithm}:<hex>",
+    )
     if isinstance(listed, Unchecked):
         # Who may say what a proof shows is the one thing that proofs rest on.
         raise ConfigurationError(f"{what}: want a list; it is never left unchecked.")
@@ -236,12 +243,14 @@ def write_trust(
     manifest_signers: Sequence[str] = (),
     srs: Sequence[str] = (),
     unsafe_srs: bool = False,
+    challenge_auditors: Sequence[str] = (),
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
 
     Raises:
         ConfigurationError: What it would say is refused.
     """
+    auditors = list(challenge_auditors)
     document = {
         "version": VERSION,
         "plan_digests": list(plan_digests),
@@ -254,6 +263,7 @@ def write_trust(
         "weight_ratio": weight_ratio,
         **({"manifest_signers": list(manifest_signers)} if manifest_signers else {}),
         **({"srs": list(srs), "unsafe_srs": unsafe_srs} if srs else {}),
+        **({"challenge_auditors": auditors} if auditors else {}),
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),
     }
