@@ -17,16 +17,17 @@ from bentoml_secure.keys.sealed_plan import SEALED_FILE, SealedManifest
 from bentoml_secure.keys.sealed_proofs import plain_path, sealed_files, sealed_path
 from bentoml_secure.keys.sealed_weights import CHUNK_BYTES, seal
 from bentoml_secure.keys.segment_key import SegmentKey
+from bentoml_secure.proofs.folder import KEY, MANIFEST_FILE, SETTINGS, SRS_FOLDER
 from bentoml_secure.proofs.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
     SegmentSetup,
     verify_manifest,
 )
+from bentoml_secure.proofs.srs_folder import file_name
 from bentoml_secure.signing import parse_envelope
 from bentoml_secure.split.files import open_below, read_bytes
 
-MANIFEST_FILE = "manifest.json"
 _MAX_ENVELOPE_BYTES = 2 * MAX_MANIFEST_BYTES
 _COPIED_BYTES = 1 << 20
 
@@ -66,12 +67,12 @@ def seal_setup(
                 remedy="Name a new folder; nothing is overwritten.",
             )
         for logrows, digest in manifest.srs.files.items():
-            _copy(folder, out, f"srs/kzg{logrows}.srs", digest)
+            _copy(folder, out, f"{SRS_FOLDER}/{file_name(logrows)}", digest)
         for index, (setup, (_, key)) in enumerate(
             zip(manifest.segments, keys, strict=True)
         ):
-            _copy(folder, out, plain_path(index, "settings.json"), setup.settings)
-            _copy(folder, out, plain_path(index, "vk"), setup.key)
+            _copy(folder, out, plain_path(index, SETTINGS), setup.settings)
+            _copy(folder, out, plain_path(index, KEY), setup.key)
             for name, digest in sealed_files(setup).items():
                 path = plain_path(index, name)
                 progress(path)

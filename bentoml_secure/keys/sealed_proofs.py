@@ -28,11 +28,9 @@ from bentoml_secure.errors import ConfigurationError, VerificationError
 from bentoml_secure.keys.sealed_plan import load_manifest
 from bentoml_secure.keys.sealed_weights import open_sealed_into, require_header
 from bentoml_secure.keys.segment_key import KeyId, SegmentKey
+from bentoml_secure.proofs.folder import CIRCUIT, PROVING_KEY
 from bentoml_secure.proofs.manifest import Manifest, SegmentSetup
 from bentoml_secure.split.files import open_below
-
-CIRCUIT = "circuit"
-PROVING_KEY = "pk"
 
 _UNCHANGEABLE = (
     fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL

@@ -11,6 +11,9 @@ Orders wait in a store, and links and openings travel through hands that may not
 them; so the suite is the one that stays closed to a later quantum computer. Nothing
 opens under another request, ``infer`` or segment than it was sealed for.
 
+Sealing hides; it does not say who sealed. An order that somebody else put into the
+queue makes a proof that fits no receipt, for nobody else has the receipt's salts.
+
 Sources: RFC 9180; draft-ietf-hpke-pq for the hybrid. Link and opening keys are of one
 boundary of one ``infer`` each: a random nonce does not meet another there.
 """
