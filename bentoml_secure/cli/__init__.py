@@ -22,6 +22,8 @@ imported here but click and the error tree: each command imports its room when i
     results      result issue, result verify
     auditing     plan-audit
     reputations  reputation list, reputation reset
+    proving      prove, with srs: prove srs import, generate, show
+    verification_keys  verify vk
     known_answers   trials make
 
 Every option is also read from the environment: of ``split --segments``
@@ -42,6 +44,7 @@ from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.known_answers import trials
 from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.proving import prove
 from bentoml_secure.cli.reputations import reputation
 from bentoml_secure.cli.results import result
 from bentoml_secure.cli.sealing import (
@@ -51,6 +54,7 @@ from bentoml_secure.cli.sealing import (
     verify_model,
 )
 from bentoml_secure.cli.splitting import split
+from bentoml_secure.cli.verification_keys import vk
 from bentoml_secure.cli.verifying import verify
 
 __all__ = ["main"]
@@ -93,5 +97,6 @@ for _command in (sign_model, verify_model, seal_model, seal_proofs):
     main.add_command(_command)
 for _command in (broker, result, tpm):
     main.add_command(_command)
-for _command in (plan_audit, reputation, trials):
+for _command in (plan_audit, reputation, trials, prove):
     main.add_command(_command)
+verify.add_command(vk)

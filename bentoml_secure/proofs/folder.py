@@ -6,7 +6,7 @@
     <index>/vk               verification key
     <index>/circuit          compiled; holds the weights
     <index>/pk               proving key; holds the weights
-    sealed.json              there if circuits and proving keys are sealed: <name>.sealed
+    sealed.json              if circuits and proving keys are sealed: <name>.sealed
 
 Every file is compared with the manifest when it is read. A bundle carries the manifest,
 settings and verification keys along, so that a proof is verified with nothing else:
@@ -205,6 +205,14 @@ class ProofFolder:
             raise VerificationError(
                 "manifest segments: are not those of the plan that it names"
             )
+        pairs = zip(self.manifest.segments, plan.segments, strict=True)
+        for index, (setup, segment) in enumerate(pairs):
+            for side in ("inputs", "outputs"):
+                proven = {tensor.name for tensor in getattr(setup, side)}
+                if proven != {spec.name for spec in getattr(segment, side)}:
+                    raise VerificationError(
+                        f"manifest segment {index} {side}: are not those of the plan"
+                    )
 
     @property
     def is_sealed(self) -> bool:

@@ -19,6 +19,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -218,7 +219,18 @@ def verifier_part(source: bytes | Path) -> bytes:
     return part
 
 
-def _opened(path: Path) -> BinaryIO:
+def digest_large_file(path: Path) -> Digest:
+    """Return the digest of a file that need not fit into memory.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    with _opened(path) as stream:
+        hashed = hashlib.file_digest(stream, "sha256")
+    return Digest(f"{FILE}:{hashed.hexdigest()}")
+
+
+def _opened(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:

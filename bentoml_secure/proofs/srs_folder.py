@@ -43,6 +43,7 @@ from bentoml_secure.proofs.srs import (
     PERPETUAL,
     PUBLISHED,
     SrsRecord,
+    digest_large_file,
     read_logrows,
     verifier_part,
 )
@@ -70,6 +71,11 @@ class SrsFile:
     digest: Digest
     source: str
 
+    @property
+    def unsafe(self) -> bool:
+        """Whether its secret has been known to a machine."""
+        return self.source == LOCAL
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Generated:
@@ -93,22 +99,6 @@ class _Generated:
 def file_name(logrows: int) -> str:
     """Return what the file of 2**logrows rows is called."""
     return f"kzg{logrows}.srs"
-
-
-def digest_srs_file(path: Path) -> Digest:
-    """Return the digest of a file, which need not fit into memory.
-
-    Raises:
-        ConfigurationError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            hashed = hashlib.file_digest(stream, "sha256")
-    except OSError as error:
-        raise ConfigurationError(
-            f"srs {path}: cannot be read: {error.strerror}"
-        ) from error
-    return Digest(f"{FILE}:{hashed.hexdigest()}")
 
 
 class SrsFolder:
@@ -140,7 +130,7 @@ class SrsFolder:
                     remedy="Fetch it anew; with any other its maker can forge proofs.",
                 )
             target = self.path / file_name(logrows)
-            if target.exists() and not equal(digest_srs_file(target), want):
+            if target.exists() and not equal(digest_large_file(target), want):
                 raise ConfigurationError(
                     f"srs {target}: there is another file.",
                     remedy="Use another folder: strings of two secrets do not mix.",
@@ -170,7 +160,7 @@ class SrsFolder:
             with self._new_file() as stream:
                 write_unsafe_srs(stream, logrows, secret)
                 stream.flush()
-                digest = digest_srs_file(Path(stream.name))
+                digest = digest_large_file(Path(stream.name))
                 # First the record: a file that is not in it would be nobody's.
                 self._write_generated(secret, logrows, digest, made)
                 _publish(stream.name, target)
@@ -193,7 +183,7 @@ class SrsFolder:
             )
         if read_logrows(path) != logrows:
             raise VerificationError(f"srs {path}: is not of 2**{logrows} rows")
-        digest = digest_srs_file(path)
+        digest = digest_large_file(path)
         if equal(digest, PUBLISHED[logrows]):
             source = PERPETUAL
         else:
@@ -223,10 +213,9 @@ class SrsFolder:
                 f"srs: the files of {self.path} are of {len(parts)} secrets, want one.",
                 remedy="One verifier's part must do for all: use a folder for each.",
             )
-        source = sources.pop()
         return SrsRecord(
-            source=source,
-            unsafe=source == LOCAL,
+            source=sources.pop(),
+            unsafe=files[0].unsafe,
             verifier=parts.pop(),
             files={file.logrows: file.digest for file in files},
         )
