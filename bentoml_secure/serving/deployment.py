@@ -23,6 +23,8 @@ from bentoml_secure.consensus.rules import load_rule
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
+from bentoml_secure.keys.sealed_proofs import require_sealed_setup
+from bentoml_secure.proofs.backends import open_backend
 from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.scenario import (
     Configuration,
@@ -416,6 +418,41 @@ class Deployment:
                 self.weights.require_folder()
             self.weights.require_segment(index, choice=choice)
             self._loadable.add((index, choice))
+
+    def require_proofs(self) -> ProofFolder:
+        """Return the proof set-up.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if self.proofs is None:
+            raise ConfigurationError(
+                f"{self.name}: has no proof set-up.",
+                remedy="Name one with proofs= of the service.",
+            )
+        return self.proofs
+
+    def require_prover(self, name: str, index: int) -> None:
+        """Refuse to start a prover whose set-up does not open, as far as that shows.
+
+        Args:
+            name: Of the prover.
+            index: Of its segment.
+
+        Raises:
+            SecureError: An altered or missing file, no broker where the set-up is
+                sealed, or a proof that this machine has no memory for.
+        """
+        folder = self.require_proofs()
+        manifest = folder.manifest
+        if folder.is_sealed:
+            require_sealed_setup(folder.path, manifest, index)
+            self.broker_url(name)
+            folder.verification_key(index)
+        else:
+            folder.proving_key(index)
+        folder.srs(index)
+        open_backend(manifest.backend)
 
     def require_urls(self, urls: Mapping[str, str | None]) -> None:
         """Refuse to start where BentoML would build runners inside the entry.

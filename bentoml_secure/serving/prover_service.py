@@ -7,20 +7,31 @@ works on the jobs of its queue, which outlive it.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
+from typing import Any
 
+import bentoml
+
+from bentoml_secure import metrics
 from bentoml_secure.attestation.key_document import Role
-from bentoml_secure.proofs.farm import Farm
+from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.proofs.jobs.store import JobStore
-from bentoml_secure.serving.deployment import Deployment
+from bentoml_secure.serving.bento_internals import configured_workers, own_module
+from bentoml_secure.serving.deployment import Deployment, refuse_workers
 from bentoml_secure.serving.prover import ProverCore
-from bentoml_secure.serving.prover_work import open_work
+from bentoml_secure.serving.prover_door import ProverDoor
+from bentoml_secure.serving.prover_start import open_farm, open_work
 from bentoml_secure.serving.settings import own_environment, read_prover_settings
 from bentoml_secure.session.responders import Responder
 from bentoml_secure.statements import utc_now
 
-logger = logging.getLogger("bentoml_secure")
+# As a runner's: paths are a stranger's to name.
+_QUIET = {
+    "metrics": {"enabled": False},
+    "logging": {"access": {"enabled": False}},
+    "tracing": {"excluded_urls": "bsec"},
+}
 
 
 class Prover:
@@ -34,22 +45,20 @@ class Prover:
     def __init__(self) -> None:
         deployment, index = self.deployment, self.segment_index
         environment = own_environment(os.environ, self.name)
-        self.settings = read_prover_settings(environment, service=self.name)
-        self.settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings = read_prover_settings(environment, service=self.name)
         segment = deployment.plan.segments[index].identity
         identity = deployment.identify(Role.PROVER, self.name, segment)
-        work = open_work(deployment, self.name, index, identity, self.settings)
+        work = open_work(deployment, self.name, index, identity, settings)
         responder = Responder(
             identity,
             lambda shown: deployment.judge_entry(shown, identity),
             max_age_seconds=deployment.policy.max_age_seconds,
             clock=utc_now,
         )
-        manifest = work.manifest.digest
-        store = JobStore(self.settings.jobs, queue=f"{self.name} {manifest}")
+        store = JobStore(settings.jobs, queue=f"{self.name} {work.manifest.digest}")
         self.core = ProverCore(
             index,
-            manifest,
+            work.manifest.digest,
             work.order_key.public,
             identity,
             responder,
@@ -57,8 +66,66 @@ class Prover:
             memory_bytes=work.limits.memory_bytes,
             execute=work.execute,
         )
-        self.farm = Farm(
-            store,
-            self._executor(work),
-        )
+        self.core.farm = open_farm(self.core, work, deployment, self.name, settings)
         type(self).core_of_process = self.core
+
+    @classmethod
+    def running(cls) -> ProverCore:
+        """Return this process's prover.
+
+        Raises:
+            ConfigurationError: It has not started.
+        """
+        if cls.core_of_process is None:
+            raise ConfigurationError(f"{cls.name} has not started in this process")
+        return cls.core_of_process
+
+
+def prover_services(deployment: Deployment, module: str) -> dict[str, Any]:
+    """Make the services of a deployment's provers, by name.
+
+    Args:
+        deployment: With a proof set-up.
+        module: That they are served from.
+    """
+    return {
+        name: _prover_service(deployment, name, index, module)
+        for name, index in deployment.provers.items()
+    }
+
+
+def _prover_service(deployment: Deployment, name: str, index: int, module: str) -> Any:
+    def check() -> None:
+        # In the supervisor: a start that cannot work fails there and then.
+        refuse_workers({"workers": configured_workers(name)}, name)
+        deployment.require_settings(name)
+        deployment.require_prover(name, index)
+
+    async def start(self: Prover) -> None:
+        metrics.forget_ended_processes()
+        if self.core.farm is not None:
+            await self.core.farm.start()
+
+    async def stop(self: Prover) -> None:
+        if self.core.farm is not None:
+            await self.core.farm.stop()
+        await asyncio.to_thread(self.core.store.close)
+
+    made: type[Prover] = type(
+        name,
+        (Prover,),
+        {
+            "__module__": module,
+            "__doc__": f"{name}: proves segment {index} of {deployment.name}.",
+            "deployment": deployment,
+            "name": name,
+            "segment_index": index,
+            "bsec_check": bentoml.on_deployment(check),
+            "bsec_start": bentoml.on_startup(start),
+            "bsec_stop": bentoml.on_shutdown(stop),
+        },
+    )
+    service = bentoml.service(name=name, **_QUIET)(made)
+    own_module(service, module)
+    service.add_asgi_middleware(ProverDoor, core=made.running)
+    return service

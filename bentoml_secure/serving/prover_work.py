@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from bentoml_secure.proofs.sealing import (
     seal_link,
     seal_opening,
 )
+from bentoml_secure.proofs.work import Payload, Told
 from bentoml_secure.tensors import Array, commit
 
 MAX_ABOUT_BYTES = 4096
@@ -151,6 +153,8 @@ class SegmentWork:
         manifest: Of the set-up.
         order_key: Opens orders.
         proving_key: Proves.
+        srs: Returns the file of the structured reference string, compared with the
+            manifest anew: it lies where others may write.
         backend: With it.
         limits: Of each proof.
     """
@@ -159,6 +163,7 @@ class SegmentWork:
     manifest: Manifest
     order_key: OrderKey
     proving_key: ProvingKey
+    srs: Callable[[], Path]
     backend: ProofBackend
     limits: Limits
 
@@ -167,15 +172,17 @@ class SegmentWork:
         """The manifest's entry."""
         return self.manifest.segments[self.index]
 
-    def prove(
-        self, packed: bytes, link: bytes | None, executed: Callable[[bytes], None]
-    ) -> Proven:
+    def work(self, payload: Payload, executed: Told) -> bytes:
+        """Do one job of the farm; see ``prove``."""
+        return self.prove(payload.order, payload.link, executed).to_bytes()
+
+    def prove(self, packed: bytes, link: bytes | None, executed: Told) -> Proven:
         """Do one order.
 
         Args:
             packed: From ``pack_order``.
             link: From the prover of the segment before; None for the first.
-            executed: Told the link for the next prover; not called by the last.
+            executed: Told the link for the next prover; None by the last.
 
         Raises:
             VerificationError: The order is another's, or about another set-up.
@@ -193,12 +200,11 @@ class SegmentWork:
         def came_out(values: BoundaryValues) -> None:
             """Hand on what the next prover waits for."""
             made.append(values)
-            if order.link_out is not None:
-                executed(seal_link(order.link_out, values, about))
+            link_key = order.link_out
+            executed(None if link_key is None else seal_link(link_key, values, about))
 
-        proof = self.backend.prove(
-            self.proving_key, boundary, salt, self.limits, came_out
-        )
+        key = replace(self.proving_key, srs=self.srs())
+        proof = self.backend.prove(key, boundary, salt, self.limits, came_out)
         return self._proven(order, proof, made[-1][: -len(salt)])
 
     def _require_order(self, order: Order) -> None:

@@ -185,6 +185,7 @@ def service(
     referees: bool = False,
     signer: str | Path | None = None,
     signature: str | Path | None = None,
+    proofs: str | Path | None = None,
     in_process: bool = False,
     threads: int = 1,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -204,6 +205,9 @@ def service(
             what is audited, and is to run where its operator is trusted most.
         signer: PEM file of the key whose OpenSSF model signature the plan must have.
         signature: File of that signature; a sealed plan's own if left out.
+        proofs: Folder of the proof set-up that `bentoml-secure prove setup` made: each
+            segment gets a prover, a service beside its replicas, and scenarios may ask
+            for proofs.
         in_process: Build the runners inside the entry. For tests: such an entry sees
             every segment.
         threads: ONNX Runtime's threads per operation, in each runner.
@@ -239,6 +243,7 @@ def service(
             module=cls.__module__,
             signer=signer,
             signature=signature,
+            proofs=proofs,
         )
         return _build(cls, deployment, dict(runner or {}), options, max_body_bytes)
 
@@ -258,6 +263,11 @@ def _build(
         name: _runner_service(deployment, name, index, cls.__module__, runner_options)
         for name, index in deployment.runners.items()
     }
+    if deployment.provers:
+        # Their job store is an extra's: not for who proves nothing.
+        from bentoml_secure.serving.prover_service import prover_services
+
+        services |= prover_services(deployment, cls.__module__)
     attribute = _SecureAttribute(deployment)
     attribute.services = services
     made = _entry_class(cls, deployment, attribute, services)

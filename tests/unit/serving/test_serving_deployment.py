@@ -25,6 +25,7 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.scenario import parse_scenarios
+from bentoml_secure.serving.assembly import assemble_entry
 from bentoml_secure.serving.channel import HttpChannel, LocalChannel
 from bentoml_secure.serving.deployment import (
     Deployment,
@@ -117,7 +118,7 @@ def test_parts_of_a_deployment(read: Read) -> None:
     assert document.config_digest == deployment.configuration.digest
     urls = {name: "http://127.0.0.1:1" for name in deployment.runners}
     del urls["DSegment0Replica0"]
-    entry = deployment.entry(urls, {"DSegment0Replica0": core})
+    entry = assemble_entry(deployment, urls, {"DSegment0Replica0": core})
     assert entry.identity.keys.document.role is Role.ENTRY
     kinds = [[type(p.channel) for p in row] for row in entry.engine.peers]
     assert kinds == [[LocalChannel, HttpChannel, HttpChannel], [HttpChannel] * 3]
@@ -281,11 +282,11 @@ def test_a_store_that_cannot_be(
     (tmp_path / "file").write_text("no store")
     environment.setenv(STORE, str(tmp_path / "file" / "store"))
     with pytest.raises(ConfigurationError, match="its folder cannot be made") as caught:
-        read(in_process=True).entry(urls_of(read()), {})
+        assemble_entry(read(in_process=True), urls_of(read()), {})
     assert STORE in caught.value.remedy
     environment.setenv(STORE, str(tmp_path / "file"))
     with pytest.raises(ConfigurationError, match=r"not a (receipt store|database)"):
-        read().entry(urls_of(read()), {})
+        assemble_entry(read(), urls_of(read()), {})
 
 
 def urls_of(deployment: Deployment, url: str = "http://127.0.0.1:1") -> dict[str, str]:
@@ -294,7 +295,7 @@ def urls_of(deployment: Deployment, url: str = "http://127.0.0.1:1") -> dict[str
 
 def test_a_replica_at_no_url(read: Read) -> None:
     with pytest.raises(ConfigurationError, match="replica URL: got 'nowhere'"):
-        read().entry(urls_of(read(), "nowhere"), {})
+        assemble_entry(read(), urls_of(read(), "nowhere"), {})
 
 
 def test_replicas_without_a_url_are_not_built_inside_the_entry(read: Read) -> None:

@@ -145,11 +145,11 @@ class TestRunner:
         name = next(iter(deployment.runners))
         own = deployment.identify_runner(name, 0)
         with pytest.raises(MissingEndorsementError, match="no collateral"):
-            deployment._judge_entry(shown, own)
+            deployment.judge_entry(shown, own)
         # Its alone: not those of the other processes on the host.
         monkeypatch.setenv(f"{ENDORSEMENTS}__{name}", str(folder))
         own = deployment.identify_runner(name, 0)
-        assert deployment._judge_entry(shown, own).kind == "simulated"
+        assert deployment.judge_entry(shown, own).kind == "simulated"
         assert deployment.identify_runner("D", 0).endorsements == ()
 
     def test_it_judges_its_broker_with_its_own(
@@ -158,10 +158,10 @@ class TestRunner:
         shown = shown_by(deployment.identify(Role.BROKER, "B", None), utc_now())
         own = deployment.identify_runner("R", 0)
         with pytest.raises(MissingEndorsementError, match="no collateral"):
-            deployment._judge_broker(shown, own)
+            deployment.judge_broker(shown, own)
         monkeypatch.setenv(ENDORSEMENTS, str(folder))
         own = deployment.identify_runner("R", 0)
-        assert deployment._judge_broker(shown, own).kind == "simulated"
+        assert deployment.judge_broker(shown, own).kind == "simulated"
 
 
 class TestBroker:

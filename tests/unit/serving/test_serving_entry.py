@@ -26,10 +26,11 @@ from bentoml_secure.receipts.receipt import (
 )
 from bentoml_secure.receipts.trust import Trust, parse_trust, write_trust
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
-from bentoml_secure.serving import completion, entry
+from bentoml_secure.serving import completion, entry, own_evidence
 from bentoml_secure.serving.channel import Received
 from bentoml_secure.serving.completion import late_votes, required_attachments
-from bentoml_secure.serving.entry import Entry, OwnEvidence
+from bentoml_secure.serving.entry import Entry
+from bentoml_secure.serving.own_evidence import OwnEvidence
 from bentoml_secure.serving.peers import FRESH_SHARE
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.session.handshake import Initiator
@@ -414,7 +415,7 @@ async def test_a_receipt_is_signed_by_the_keys_that_its_evidence_binds(
 async def test_open_nonces_are_bounded(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entry, "MAX_OPEN_NONCES", 3)
+    monkeypatch.setattr(own_evidence, "MAX_OPEN_NONCES", 3)
     evidence = own(ground)
     for index in range(5):
         await evidence.attest(bytes([index]) * 32, ground.clock())

@@ -1,0 +1,99 @@
+"""How a prover gets what it works with: keys first, then who runs the work.
+
+A set-up that is sealed opens under the prover key that the broker releases to this
+process; a plain one is read. Workers of a cluster do the same for themselves: they are
+told where the service is, never a key.
+"""
+
+from __future__ import annotations
+
+from bentoml_secure.keys.hardening import forbid_core_dumps
+from bentoml_secure.keys.order_secret import order_secret, read_or_make_order_secret
+from bentoml_secure.keys.release import fetch_segment_key
+from bentoml_secure.keys.release_messages import ReleaseRequest
+from bentoml_secure.keys.sealed_proofs import open_sealed_setup, require_sealed_setup
+from bentoml_secure.keys.segment_key import SegmentKey
+from bentoml_secure.proofs.backends import open_backend
+from bentoml_secure.proofs.folder import ProofFolder
+from bentoml_secure.proofs.proof import Limits
+from bentoml_secure.proofs.sealing import OrderKey
+from bentoml_secure.serving.deployment import Deployment
+from bentoml_secure.serving.prover_work import SegmentWork
+from bentoml_secure.serving.settings import (
+    ProverSettings,
+)
+from bentoml_secure.session.identity import Identity
+
+PROOF_SECONDS = 3600.0
+"""Until one proof is given up: the largest that fit a machine take minutes."""
+
+
+def open_work(
+    deployment: Deployment,
+    name: str,
+    index: int,
+    identity: Identity,
+    settings: ProverSettings,
+) -> SegmentWork:
+    """Return what proves one segment, in this process.
+
+    Args:
+        deployment: With a proof set-up.
+        name: Of the prover.
+        index: Of its segment.
+        identity: The process's, which is shown to the broker.
+        settings: Of the prover.
+
+    Raises:
+        SecureError: An altered file, no key, or a proof that this machine has no
+            memory for.
+    """
+    folder = deployment.require_proofs()
+    settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.is_sealed:
+        # Before there is anything to dump.
+        forbid_core_dumps()
+        key = _fetch_key(deployment, folder, name, index, identity)
+        opened = open_sealed_setup(folder.path, folder.manifest, index, key)
+        proving_key = folder.proving_key(
+            index, lambda _: (opened.circuit, opened.proving_key)
+        )
+        secret = order_secret(key)
+    else:
+        proving_key = folder.proving_key(index)
+        kept = settings.folder / f"{name.lower()}.order.key"
+        secret = read_or_make_order_secret(kept)
+    setup = folder.manifest.segments[index]
+    return SegmentWork(
+        index=index,
+        manifest=folder.manifest,
+        order_key=OrderKey(secret),
+        proving_key=proving_key,
+        srs=lambda: folder.srs(index),
+        backend=open_backend(folder.manifest.backend),
+        limits=Limits(
+            memory_bytes=setup.memory_bytes,
+            seconds=PROOF_SECONDS,
+            threads=settings.threads,
+            background=True,
+        ),
+    )
+
+
+def _fetch_key(
+    deployment: Deployment,
+    folder: ProofFolder,
+    name: str,
+    index: int,
+    identity: Identity,
+) -> SegmentKey:
+    manifest = folder.manifest
+    key_id = require_sealed_setup(folder.path, manifest, index)
+    segment = manifest.segments[index].segment
+    return fetch_segment_key(
+        deployment.broker_url(name),
+        identity,
+        lambda shown: deployment.judge_broker(shown, identity),
+        ReleaseRequest(segment=segment, key_id=key_id),
+        max_age_seconds=deployment.policy.max_age_seconds,
+    ).key
