@@ -115,6 +115,7 @@ class Report:
         sighted: Whose vote counts though it committed after the reveal had begun.
         audited: What recomputing the request came to, by segment.
         late: Kinds of required attachments that are not there yet.
+        gathered: Where the receipt stands in its epoch, and if it is challenged.
         proven: What the proofs that are there come to.
         unjudged: Why something could not be judged at all, which is nobody's fault.
     """
@@ -129,6 +130,7 @@ class Report:
     sighted: list[dict[str, Any]] = field(default_factory=list)
     audited: list[dict[str, Any]] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
+    gathered: dict[str, Any] = field(default_factory=dict)
     proven: dict[str, Any] = field(default_factory=dict)
     unjudged: list[SecureError] = field(default_factory=list)
 

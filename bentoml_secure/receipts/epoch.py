@@ -220,7 +220,16 @@ def judge(attachment: Attachment, judgement: Judgement) -> None:
         return
     _judge_root(judgement, root, record.issued_at)
     _judge_place(judgement, record, root)
-    _judge_draw(judgement, record)
+    auditors = _judge_draw(judgement, record)
+    report.gathered.update(
+        number=root.epoch.number,
+        index=record.index,
+        of=root.count,
+        root=record.root.payload_digest,
+        auditors=auditors,
+        challenged=record.challenged,
+        deadline=record.deadline,
+    )
 
 
 def _judge_root(judgement: Judgement, root: EpochRoot, signed_at: str) -> None:
@@ -263,18 +272,20 @@ def _judge_place(judgement: Judgement, record: EpochRecord, root: EpochRoot) -> 
         report.add(f"{EPOCH} secret", str(error), "the one committed to")
 
 
-def _judge_draw(judgement: Judgement, record: EpochRecord) -> None:
+def _judge_draw(judgement: Judgement, record: EpochRecord) -> list[str]:
+    """Judge whether a record's receipt is challenged; return which auditors drew."""
     case, report = judgement.case, judgement.report
     scenario = case.bundle.scenario
     try:
         drawn = draws(record, scenario.challenge_rate)
     except (VerificationError, MalformedInputError) as error:
         report.add(f"{EPOCH} nonces", str(error), "one by each auditor, over this root")
-        return
-    signers = {verify_nonce(envelope).auditor for envelope in record.nonces}
-    for auditor in sorted(set(case.trust.challenge_auditors) - signers):
-        want = f"one by {auditor} (challenge_auditors)"
-        report.add(f"{EPOCH} nonces", ", ".join(sorted(signers)) or "none", want)
+        return []
+    signers = sorted(verify_nonce(envelope).auditor for envelope in record.nonces)
+    for auditor in case.trust.challenge_auditors:
+        if auditor not in signers:
+            want = f"one by {auditor} (challenge_auditors)"
+            report.add(f"{EPOCH} nonces", ", ".join(signers) or "none", want)
     report.require(f"{EPOCH} challenged", record.challenged, drawn)
     if record.deadline is not None:
         most = timedelta(seconds=scenario.proof_deadline_seconds)
@@ -282,6 +293,7 @@ def _judge_draw(judgement: Judgement, record: EpochRecord) -> None:
         if not timedelta(0) <= after <= most:
             want = f"up to {most.total_seconds():g} s after {record.issued_at}"
             report.add(f"{EPOCH} deadline", record.deadline, want)
+    return signers
 
 
 def _moment(text: str) -> datetime:

@@ -286,6 +286,7 @@ def _claims(
         "not_blind": report.sighted,
         "dissenting_chains": report.doubts,
         "audited": report.audited,
+        **({"epoch": report.gathered} if report.gathered else {}),
         **_proven(report),
         "absent": report.absent,
         "missing_attachments": report.late,
