@@ -223,6 +223,11 @@ class EpochLog:
             if held.receipts
         )
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no epoch is open here."""
+        return not self._gathering
+
     def restore(
         self, epoch: Epoch, secret: bytes, receipts: Collection[Digest]
     ) -> None:

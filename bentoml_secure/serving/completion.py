@@ -15,6 +15,7 @@ from bentoml_secure.consensus.reputation import Outcome
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import UnavailableError
 from bentoml_secure.receipts.audit import AUDIT, Audit, audit_seconds, issue_audit
+from bentoml_secure.receipts.epoch import EPOCH, epoch_due, longest_epoch
 from bentoml_secure.receipts.late_votes import (
     LATE_VOTES,
     LateAnswer,
@@ -71,7 +72,10 @@ def required_attachments(
         seconds = audit_seconds(scenario, len(context.infers) * segments)
         due.append((AUDIT, grace + timedelta(seconds=seconds)))
     if scenario.proof is Proving.EVERY:
-        due.append((PROOF, timedelta(seconds=scenario.proof_deadline_seconds)))
+        seconds = scenario.proof_deadline_seconds
+        due.append((PROOF, timedelta(seconds=seconds) - DEADLINE_MARGIN))
+    if epoch_due(scenario):
+        due.append((EPOCH, longest_epoch(scenario) - DEADLINE_MARGIN))
     if localisation_due(context.infers, scenario):
         seconds = audit_seconds(scenario, recomputed_segments(context.infers))
         due.append((LOCALISATION, grace + timedelta(seconds=seconds)))

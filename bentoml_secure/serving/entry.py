@@ -16,10 +16,12 @@ from datetime import datetime, timedelta
 
 from bentoml_secure import metrics
 from bentoml_secure.attestation.key_document import Role
+from bentoml_secure.audit.challenge import Epoch
 from bentoml_secure.digest import commit_body
 from bentoml_secure.errors import AttestationError, UnavailableError
 from bentoml_secure.proofs.orders import Priority
 from bentoml_secure.receipts.bundle import Bundle
+from bentoml_secure.receipts.epoch import epoch_due
 from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.receipts.localisation import localisation_due
 from bentoml_secure.receipts.proofs import PROOF
@@ -31,6 +33,7 @@ from bentoml_secure.receipts.receipt import (
     issue,
 )
 from bentoml_secure.scenario import Configuration, Proving, Scenario
+from bentoml_secure.serving.challenging import Challenges
 from bentoml_secure.serving.completion import (
     audit,
     late_votes,
@@ -85,6 +88,7 @@ class Entry:
         keep_salts: Whether root salts that the entry drew may be asked for later.
         examiner: Puts replicas without a vote to trial, if there are known answers.
         desk: Deals with provers, where the deployment has some.
+        nonce_seconds: How long auditors' nonces over an epoch's root are taken.
         clock: For times in receipts.
     """
 
@@ -99,6 +103,7 @@ class Entry:
         keep_salts: bool,
         examiner: Examiner | None = None,
         desk: ProofDesk | None = None,
+        nonce_seconds: float = 0.0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.configuration = configuration
@@ -124,6 +129,11 @@ class Entry:
         self._keep_salts = keep_salts
         self._examiner = examiner
         self._desk = desk
+        self.challenges: Challenges | None = None
+        if desk is not None:
+            self.challenges = Challenges(
+                store, nonce_seconds=nonce_seconds, challenged=desk.wake, clock=clock
+            )
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._kept_bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -139,6 +149,8 @@ class Entry:
             self._tasks.append(asyncio.create_task(self._examiner.run()))
         if self._desk is not None:
             await self._desk.start(self._proven)
+        if self.challenges is not None:
+            self._tasks.append(asyncio.create_task(self.challenges.run()))
 
     async def is_ready(self) -> bool:
         """Tell, within a second, whether the minimum scenario could be served."""
@@ -167,14 +179,64 @@ class Entry:
             UnavailableError: Evidence aged out while the request was served.
             SecureError: It could not be stored.
         """
-        now = self.clock()
         self._pin_auditors(context)
         own = await self.evidence.for_receipt(
-            context.session, context.evidence_nonce, now
+            context.session, context.evidence_nonce, self.clock()
         )
+        if self.challenges is None or not epoch_due(context.scenario):
+            return await self._issue(context, own, (status, request, response), None)
+        joined = self.challenges.join(context.scenario, own.keys)
+        try:
+            envelope = await self._issue(
+                context, own, (status, request, response), joined.epoch
+            )
+        except BaseException:
+            self.challenges.leave(joined)
+            raise
+        self.challenges.add(joined, envelope.payload_digest, context.request_id.hex())
+        return envelope
+
+    async def _issue(
+        self,
+        context: RequestContext,
+        own: OwnParty,
+        answered: tuple[int, bytes, bytes],
+        epoch: Epoch | None,
+    ) -> Envelope:
+        now = self.clock()
         self._require_young(context, own, now)
+        receipt = self._receipt(context, own, answered, epoch, now)
+        envelope = issue(receipt, own.keys.signing)
+        pinned = context.pinned.values()
+        bundle = Bundle(
+            receipt=envelope,
+            key_documents=(own.keys.document, *(a.document for a in pinned)),
+            evidence=(own.record, *(a.record for a in pinned)),
+            plan=self.engine.plan,
+            scenario=context.scenario,
+            configuration=self._configuration,
+            verification_keys=None if self._desk is None else self._desk.document,
+        )
+        await self._keep(context, receipt, bundle)
+        metrics.count_receipt(context.scenario.name, "issued")
+        if context.salt_drawn_by == ENTRY and self._keep_salts:
+            self.salts[receipt.receipt_id] = context.root_salt
+            if len(self.salts) > MAX_KEPT_SALTS:
+                self.salts.popitem(last=False)
+        self._complete(context, receipt.receipt_id, envelope, own.keys)
+        return envelope
+
+    def _receipt(
+        self,
+        context: RequestContext,
+        own: OwnParty,
+        answered: tuple[int, bytes, bytes],
+        epoch: Epoch | None,
+        now: datetime,
+    ) -> Receipt:
+        status, request, response = answered
         salt = context.salt
-        receipt = Receipt(
+        return Receipt(
             receipt_id=context.request_id.hex(),
             service=self.configuration.service,
             api=context.api,
@@ -195,28 +257,10 @@ class Entry:
             attachments=required_attachments(
                 context, len(self.engine.plan.segments), now
             ),
+            epoch=epoch,
             started_at=format_time(context.started_at),
             issued_at=format_time(now),
         )
-        envelope = issue(receipt, own.keys.signing)
-        pinned = context.pinned.values()
-        bundle = Bundle(
-            receipt=envelope,
-            key_documents=(own.keys.document, *(a.document for a in pinned)),
-            evidence=(own.record, *(a.record for a in pinned)),
-            plan=self.engine.plan,
-            scenario=context.scenario,
-            configuration=self._configuration,
-            verification_keys=None if self._desk is None else self._desk.document,
-        )
-        await self._keep(context, receipt, bundle)
-        metrics.count_receipt(context.scenario.name, "issued")
-        if context.salt_drawn_by == ENTRY and self._keep_salts:
-            self.salts[receipt.receipt_id] = context.root_salt
-            if len(self.salts) > MAX_KEPT_SALTS:
-                self.salts.popitem(last=False)
-        self._complete(context, receipt.receipt_id, envelope, own.keys)
-        return envelope
 
     async def _keep(
         self, context: RequestContext, receipt: Receipt, bundle: Bundle
@@ -347,6 +391,16 @@ class Entry:
         bundle = await asyncio.to_thread(self.store.bundle, receipt_id)
         state: metrics.ReceiptState = "completed" if proven else "failed"
         metrics.count_receipt(bundle.scenario.name, state)
+
+    async def wait_proven(self, receipt_id: str, seconds: float) -> bool:
+        """Wait until a receipt's proofs are attached.
+
+        Returns:
+            Whether they are: not if the time is over, or one of them failed.
+        """
+        if self._desk is None:
+            return False
+        return await self._desk.wait(receipt_id, seconds)
 
     async def wait_complete(self, receipt_id: str, seconds: float) -> bool:
         """Wait until what a receipt requires is attached, or the time is over.

@@ -7,6 +7,8 @@
     POST /bsec/v1/attest              key document and evidence over the caller's nonce
     GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due
     GET  /bsec/v1/receipts/{id}/salt  the root salt the entry drew (bearer token)
+    GET  /bsec/v1/epochs              signed roots that auditors' nonces are taken for
+    POST /bsec/v1/epochs              an auditor's signed nonce over one of them
 
 A recorded request goes: bounded body in, handler, bounded body held back, receipt
 signed and stored, headers and body out. Any failed ``infer`` fails the request, even
@@ -23,7 +25,11 @@ from urllib.parse import parse_qs
 
 from bentoml_secure import metrics
 from bentoml_secure.digest import REQUEST_ID_BYTES, canonical_json, parse_hex
-from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.errors import MalformedInputError, UnavailableError
+from bentoml_secure.receipts.epoch_root import (
+    MAX_DOCUMENT_BYTES,
+    parse_epoch_envelope,
+)
 from bentoml_secure.serving.asgi import (
     App,
     HandlerError,
@@ -37,6 +43,7 @@ from bentoml_secure.serving.asgi import (
     describe,
     header,
     receive_body,
+    receive_json,
     refuse_pickle,
     send_json,
 )
@@ -58,6 +65,7 @@ from bentoml_secure.session.bodies import SEALED_TYPE, sealed_cap
 from bentoml_secure.session.keys import Session
 
 RECEIPTS = f"{PREFIX}/receipts/"
+EPOCHS = f"{PREFIX}/epochs"
 NEXT_DRAW = b"bsec-next-draw"
 MAX_WAIT_SECONDS = 30.0
 
@@ -120,6 +128,8 @@ class EntryDoor:
         elif (method, path) in HANDSHAKE:
             step = HANDSHAKE[method, path]
             await send_json(send, 200, await step(self._entry().responder, receive))
+        elif path == EPOCHS and method in ("GET", "POST"):
+            await self._epochs(method, receive, send)
         elif path.startswith(RECEIPTS) and method == "GET":
             await self._receipt(scope, path.removeprefix(RECEIPTS), send)
         elif path.startswith(f"{PREFIX}/"):
@@ -198,6 +208,8 @@ class EntryDoor:
         except BaseException:
             await context.abandon()
             raise
+        if scenario.proof_wait:
+            await _require_proven(entry, context)
         stated = {
             "bsec-receipt-id": context.request_id.hex(),
             "bsec-receipt-digest": receipt.payload_digest,
@@ -224,6 +236,20 @@ class EntryDoor:
         bundle = await asyncio.to_thread(entry.store.bundle, receipt_id)
         await send_json(send, 200, bundle.to_json())
 
+    async def _epochs(self, method: str, receive: Receive, send: Send) -> None:
+        challenges = self._entry().challenges
+        if challenges is None:
+            raise NotFoundError("epochs: this deployment proves nothing")
+        if method == "GET":
+            roots = [root.to_json() for root in challenges.roots()]
+            await send_json(send, 200, {"roots": roots})
+            return
+        said = await receive_json(
+            receive, what="epoch nonce", max_bytes=MAX_DOCUMENT_BYTES
+        )
+        challenges.take_nonce(parse_epoch_envelope(said, what="epoch nonce"))
+        await send_json(send, 200, {})
+
     def _authorise(self, scope: Scope) -> None:
         token = self._salt_token()
         given = header(scope["headers"], b"authorization") or ""
@@ -231,6 +257,16 @@ class EntryDoor:
             given.encode(), f"Bearer {token}".encode()
         ):
             raise UnauthorisedError("salt: want the bearer token of this deployment")
+
+
+async def _require_proven(entry: Entry, context: RequestContext) -> None:
+    """Hold an answer back until its proofs are attached, as its scenario says."""
+    seconds = context.scenario.proof_deadline_seconds
+    if not await entry.wait_proven(context.request_id.hex(), seconds):
+        raise UnavailableError(
+            f"{context.api}: not proven within {seconds} s.",
+            remedy="Ask again; the prover's log says why.",
+        )
 
 
 def _require_ended(context: RequestContext) -> None:

@@ -1,0 +1,207 @@
+"""Challenging: epochs of receipts, fixed before it is drawn who must be proven.
+
+Of every scenario with ``proof = "challenge"``, under each key that the entry has:
+
+    1. a receipt joins the open epoch before it is signed, and is added after
+    2. an epoch whose time is over is closed, its root signed and shown to auditors
+    3. for a while their nonces are taken
+    4. the secret is shown: every receipt gets its attachment, and whoever is challenged
+       owes the proofs whose orders were held
+
+Epochs live in this process: their roots are signed with the key of their receipts,
+which ends with it. Receipts of an epoch that was open then fail at their deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from bentoml_secure.audit.challenge import SECRET_BYTES, ClosedEpoch, Epoch, EpochLog
+from bentoml_secure.digest import Digest
+from bentoml_secure.errors import SecureError, UnavailableError, VerificationError
+from bentoml_secure.receipts.epoch import (
+    MAX_AUDITORS,
+    EpochRecord,
+    draws,
+    issue_epoch,
+)
+from bentoml_secure.receipts.epoch_root import EpochRoot, sign_root, verify_nonce
+from bentoml_secure.receipts.keeping import ReceiptStore
+from bentoml_secure.scenario import Scenario
+from bentoml_secure.session.identity import Keys
+from bentoml_secure.signing import Envelope
+from bentoml_secure.statements import format_time, utc_now
+
+logger = logging.getLogger("bentoml_secure")
+
+_TURN_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class _Closing:
+    """An epoch whose root is signed, and whose secret is not shown yet."""
+
+    closed: ClosedEpoch
+    keys: Keys
+    scenario: Scenario
+    root: Envelope
+    until: datetime
+    nonces: dict[str, Envelope] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Joined:
+    """A receipt's place in an epoch, before it is signed.
+
+    Attributes:
+        epoch: That the receipt names.
+        log: That holds the epoch.
+    """
+
+    epoch: Epoch
+    log: EpochLog
+
+
+class Challenges:
+    """Gathers receipts into epochs, and challenges some of each.
+
+    Args:
+        store: Where receipts are, with the orders that are held.
+        nonce_seconds: How long auditors' nonces are taken after an epoch's root.
+        challenged: Called with how many orders came due.
+        clock: The entry's.
+    """
+
+    def __init__(
+        self,
+        store: ReceiptStore,
+        *,
+        nonce_seconds: float,
+        challenged: Callable[[int], None],
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store = store
+        self._nonces_for = timedelta(seconds=nonce_seconds)
+        self._challenged = challenged
+        self._clock = clock
+        self._logs: dict[tuple[Digest, Digest], tuple[EpochLog, Keys, Scenario]] = {}
+        self._ids: dict[Digest, str] = {}
+        self._closing: dict[Digest, _Closing] = {}
+
+    def join(self, scenario: Scenario, keys: Keys) -> Joined:
+        """Return the place that a receipt must name which is signed next.
+
+        Args:
+            scenario: The receipt's.
+            keys: That it will be signed with: its epoch's root is, too.
+        """
+        place = scenario.digest, keys.digest
+        if place not in self._logs:
+            log = EpochLog(
+                seconds=scenario.epoch_seconds,
+                draw=lambda: secrets.token_bytes(SECRET_BYTES),
+            )
+            self._logs[place] = log, keys, scenario
+        log = self._logs[place][0]
+        return Joined(epoch=log.join(self._clock()), log=log)
+
+    def add(self, joined: Joined, receipt: Digest, receipt_id: str) -> None:
+        """Take in a receipt that was signed and stored."""
+        joined.log.add(joined.epoch, receipt)
+        self._ids[receipt] = receipt_id
+
+    def leave(self, joined: Joined) -> None:
+        """Wait no longer for a receipt that came to nothing."""
+        joined.log.leave(joined.epoch)
+
+    def roots(self) -> list[Envelope]:
+        """Return the roots that nonces are taken for."""
+        return [closing.root for closing in self._closing.values()]
+
+    def take_nonce(self, envelope: Envelope) -> None:
+        """Take an auditor's nonce over a root that was shown.
+
+        Raises:
+            VerificationError: Its signature does not fit; no such root waits for one;
+                the auditor has given another.
+            UnavailableError: More auditors than an attachment names.
+        """
+        said = verify_nonce(envelope)
+        closing = self._closing.get(said.root)
+        if closing is None:
+            raise VerificationError(f"nonce: no root {said.root} waits for one")
+        if said.auditor in closing.nonces:
+            raise VerificationError(f"nonce: {said.auditor} has given one already")
+        if len(closing.nonces) >= MAX_AUDITORS:
+            raise UnavailableError(f"nonce: {MAX_AUDITORS} auditors have given theirs")
+        closing.nonces[said.auditor] = envelope
+
+    async def run(self) -> None:
+        """Close epochs and draw, until cancelled."""
+        while True:
+            try:
+                self._close()
+                for root in [r for r, c in self._closing.items() if self._is_over(c)]:
+                    await self._draw(self._closing.pop(root))
+            except SecureError:
+                # Its receipts fail at their deadline; the next epoch may do better.
+                logger.exception("challenges: an epoch came to nothing")
+            await asyncio.sleep(_TURN_SECONDS)
+
+    def _is_over(self, closing: _Closing) -> bool:
+        return self._clock() >= closing.until
+
+    def _close(self) -> None:
+        now = self._clock()
+        for place, (log, keys, scenario) in list(self._logs.items()):
+            for closed in log.close(now):
+                root = EpochRoot.of(
+                    closed, key_document=keys.digest, scenario=scenario.digest
+                )
+                envelope = sign_root(root, keys.signing)
+                self._closing[envelope.payload_digest] = _Closing(
+                    closed, keys, scenario, envelope, now + self._nonces_for
+                )
+            if keys.document.not_after < now and log.is_idle:
+                del self._logs[place]
+
+    async def _draw(self, closing: _Closing) -> None:
+        scenario, closed = closing.scenario, closing.closed
+        now = self._clock()
+        deadline = format_time(now + timedelta(seconds=scenario.proof_deadline_seconds))
+        due = 0
+        for index, receipt in enumerate(closed.receipts):
+            receipt_id = self._ids.pop(receipt)
+            record = EpochRecord(
+                receipt_id=receipt_id,
+                receipt_digest=receipt,
+                issued_at=format_time(now),
+                root=closing.root,
+                index=index,
+                path=closed.tree.path(index),
+                secret=closed.secret,
+                nonces=tuple(closing.nonces.values()),
+                challenged=False,
+                deadline=None,
+            )
+            due += await self._settle(record, closing, deadline)
+        self._challenged(due)
+
+    async def _settle(
+        self, record: EpochRecord, closing: _Closing, deadline: str
+    ) -> int:
+        """Attach what became of one receipt; return how many of its orders are due."""
+        if draws(record, closing.scenario.challenge_rate):
+            record = replace(record, challenged=True, deadline=deadline)
+        envelope = issue_epoch(record, closing.keys.signing)
+        await asyncio.to_thread(self._store.attach, record.receipt_id, envelope)
+        if not record.challenged:
+            return 0
+        return await asyncio.to_thread(
+            self._store.make_due, record.receipt_id, deadline
+        )
