@@ -10,7 +10,7 @@ the manifest says, whose trust is the caller's to judge:
 3. every key's settings bind weights, input and output, at the manifest's one scale: a
    number that stands for another value on the other side links nothing
 4. every proof is of that backend; the hash of what came out of a segment is the hash of
-   what went into the next
+   what went into the next                                       (``find_in_links``)
 5. every proof verifies, all of them in one process
 
 Each step reports everything that it finds; a step that fails ends it before the next
@@ -94,8 +94,6 @@ def verify_chains(
         UnavailableError: The process was killed, by its limits or otherwise.
     """
     require_backend(manifest, backend)
-    _require_count("verification keys", len(keys), manifest)
-    _raise(find_in_settings(manifest, keys, backend))
     _raise(
         [
             finding
@@ -103,6 +101,34 @@ def verify_chains(
             for finding in find_in_links(manifest, chain, where=f"run {run}")
         ]
     )
+    verify_each(manifest, keys, chains, backend=backend, limits=limits)
+
+
+def verify_each(
+    manifest: Manifest,
+    keys: Sequence[VerificationKey],
+    chains: Sequence[Chain],
+    *,
+    backend: ProofBackend,
+    limits: Limits = VERIFYING,
+) -> None:
+    """Return if every proof verifies; whether they are linked is not looked at.
+
+    Args:
+        manifest: Trusted by the caller.
+        keys: That the manifest pins, in the plan's order.
+        chains: Each proof's segment is one of the manifest's.
+        backend: The manifest's.
+        limits: Of the process that verifies.
+
+    Raises:
+        ProofError: One does not; it names every reason of the step that failed.
+        MissingDependencyError: Another version of the backend is installed.
+        UnavailableError: The process was killed, by its limits or otherwise.
+    """
+    require_backend(manifest, backend)
+    _require_count("verification keys", len(keys), manifest)
+    _raise(find_in_settings(manifest, keys, backend))
     given = [
         (proof, keys[segment])
         for chain in chains

@@ -49,7 +49,8 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.proofs.backends import open_backend
-from bentoml_secure.proofs.linking import VERIFYING, find_in_links, verify_chains
+from bentoml_secure.proofs.folder import VerificationKeys, parse_verification_keys
+from bentoml_secure.proofs.linking import VERIFYING, find_in_links, verify_each
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import Limits, ProofBackend
 from bentoml_secure.receipts.attachments import Attachment
@@ -60,7 +61,6 @@ from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.statements import parse_time
 
 if TYPE_CHECKING:
-    from bentoml_secure.proofs.folder import VerificationKeys
     from bentoml_secure.receipts.judgement import Judgement
     from bentoml_secure.receipts.opening import Opening
 
@@ -225,7 +225,7 @@ def judge_proofs(
     report.proven = _claims(judgement, manifest)
     try:
         backend = checker.open(manifest.backend)
-        verify_chains(
+        verify_each(
             manifest,
             keys.keys,
             list(chains.values()),
@@ -252,8 +252,6 @@ def judge_proofs(
 
 def _judge_set_up(judgement: Judgement) -> VerificationKeys | None:
     """Return what verifies the proofs, if the caller trusts it."""
-    from bentoml_secure.proofs.folder import parse_verification_keys
-
     case, report = judgement.case, judgement.report
     what = "bundle verification_keys"
     if case.bundle.verification_keys is None:
