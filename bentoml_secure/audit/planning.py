@@ -245,3 +245,18 @@ def false_alarm(*, committee: int, pair_excess: float) -> float:
     they are, a k (k-1) / 2 bounds it.
     """
     return at_least_once(pair_excess, committee * (committee - 1) / 2)
+
+
+def evasion(*, rate: float, cheats: int, tries: int) -> float:
+    """Return how likely an entry finds an epoch in which no cheat is challenged.
+
+    1 - (1 - (1 - q)^m)^T, at most T (1 - q)^m: it knows the epoch's secret, so each
+    arrangement of leaves of its own is one more try at the draw that needs no auditor.
+    Against that of an auditor it has one try: (1 - q)^m.
+
+    Args:
+        rate: Share that a draw challenges, q.
+        cheats: Wrong answers in the epoch, m.
+        tries: Arrangements that it can hash before the epoch must close, T.
+    """
+    return at_least_once((1.0 - rate) ** cheats, tries)
