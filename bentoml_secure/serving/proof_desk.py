@@ -247,7 +247,7 @@ class ProofDesk:
         for prover in self._provers:
             await self._learn_order_key(prover)
         self._owed = await asyncio.to_thread(self._store.count_orders)
-        metrics.set_proofs_owed(self._owed)
+        metrics.set_proof_queue_depth(self._owed)
         if not self._owed:
             return False
         due = await self._in_time(

@@ -7,19 +7,25 @@ told where the service is, never a key.
 
 from __future__ import annotations
 
+from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.keys.hardening import forbid_core_dumps
 from bentoml_secure.keys.order_secret import order_secret, read_or_make_order_secret
 from bentoml_secure.keys.release import fetch_segment_key
 from bentoml_secure.keys.release_messages import ReleaseRequest
 from bentoml_secure.keys.sealed_proofs import open_sealed_setup, require_sealed_setup
 from bentoml_secure.keys.segment_key import SegmentKey
+from bentoml_secure.proofs.admission import available_memory
 from bentoml_secure.proofs.backends import open_backend
+from bentoml_secure.proofs.executors.local import Local
+from bentoml_secure.proofs.farm import Budget, Farm
 from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.proofs.proof import Limits
 from bentoml_secure.proofs.sealing import OrderKey
 from bentoml_secure.serving.deployment import Deployment
+from bentoml_secure.serving.prover import ProverCore
 from bentoml_secure.serving.prover_work import SegmentWork
 from bentoml_secure.serving.settings import (
+    PROOF_MEMORY,
     ProverSettings,
 )
 from bentoml_secure.session.identity import Identity
@@ -97,3 +103,46 @@ def _fetch_key(
         ReleaseRequest(segment=segment, key_id=key_id),
         max_age_seconds=deployment.policy.max_age_seconds,
     ).key
+
+
+def open_farm(
+    core: ProverCore,
+    work: SegmentWork,
+    deployment: Deployment,
+    name: str,
+    settings: ProverSettings,
+) -> Farm:
+    """Return what works on a prover's queue: on this machine, or on a cluster.
+
+    Args:
+        core: Signs what comes of it.
+        work: Proves.
+        deployment: Whose prover it is.
+        name: Of the prover.
+        settings: Of the prover.
+
+    Raises:
+        ConfigurationError: A proof takes more memory than there is.
+        MissingDependencyError: A cluster is named, and its client is not installed.
+    """
+    needed = work.limits.memory_bytes
+    if settings.cluster is not None:
+        # An extra's: only for who names one.
+        from bentoml_secure.serving.prover_cluster import cluster_executor
+
+        executor = cluster_executor(deployment, name, settings.cluster)
+        slots, there = settings.slots, settings.memory_bytes or needed * settings.slots
+    else:
+        executor, slots = Local(work), settings.slots
+        # Provers of one host share it: what they take together must be there.
+        share = available_memory() // max(len(deployment.provers), 1)
+        there = settings.memory_bytes or max(share, min(needed, available_memory()))
+    if needed > there:
+        raise ConfigurationError(
+            f"{name}: a proof takes about {needed >> 20} MiB, and there are "
+            f"{there >> 20}.",
+            remedy=f"Raise {PROOF_MEMORY}, use a larger machine, or split the model "
+            "into more segments.",
+        )
+    budget = Budget(slots=slots, memory_bytes=there)
+    return Farm(core.store, executor, budget, sign=core.sign)
