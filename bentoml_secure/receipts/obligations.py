@@ -77,6 +77,8 @@ def judge_attachments(judgement: Judgement) -> None:
         if judgement.rounds and due != (kind in required):
             got = ", ".join(required) or "none"
             report.add("attachments required", got, f"{kind} if and only if {when}")
+    named = "one" if epoch_due(case.bundle.scenario) else "none"
+    report.require("epoch named", "one" if case.receipt.epoch else "none", named)
     there = seen.keys() - {PROOF}
     if judgement.proofs.keys() >= set(judgement.places):
         there |= {PROOF}
