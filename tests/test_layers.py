@@ -59,7 +59,7 @@ ONLY_IN = {
     "transformers": (),
     "ezkl": ("proofs/backends/ezkl_child.py",),
     "sqlalchemy": ("proofs/jobs/",),
-    "ray": ("proofs/executors/ray_cluster.py",),
+    "ray": ("proofs/executors/ray_driver.py",),
     "onnx": ("split/", "proofs/circuit.py"),
     "onnxruntime": ("split/",),
     "httpx": ("client/",),
