@@ -9,7 +9,7 @@
     |  |- AttestationError
     |  |  `- CheckFailedError      a named check; .findings has the one
     |  |- StatementError
-    |  |- ProofError
+    |  |- ProofError              .findings
     |  `- ReceiptError              .findings
     |- PolicyRejected               authentic, not acceptable; .findings
     |- QuorumNotReached             .tally: why no answer was agreed
@@ -91,12 +91,16 @@ class StatementError(VerificationError):
     """A runner's statement that does not verify or says something else."""
 
 
-class ProofError(VerificationError):
-    """A proof that does not verify."""
-
-
 def _listed(headline: str, findings: Sequence[Finding]) -> str:
     return "; ".join([headline, *map(str, findings)])
+
+
+class ProofError(VerificationError):
+    """A proof that does not verify; ``findings`` lists the reasons, if named."""
+
+    def __init__(self, headline: str, findings: Sequence[Finding] = ()) -> None:
+        super().__init__(_listed(headline, findings))
+        self.findings = tuple(findings)
 
 
 class ReceiptError(VerificationError):

@@ -28,6 +28,7 @@ from bentoml_secure.errors import (
     Finding,
     MalformedInputError,
     PolicyRejected,
+    ProofError,
     ReceiptError,
     SecureError,
     UnavailableError,
@@ -39,6 +40,9 @@ EXIT_USAGE = 2
 EXIT_INCOMPLETE = 3
 
 SIMULATED = "SIMULATED - NOT HARDWARE"
+
+
+_LISTING = PolicyRejected | ReceiptError | ProofError | CheckFailedError
 
 
 class State(StrEnum):
@@ -180,7 +184,7 @@ def rejection(kind: str, error: SecureError) -> Outcome:
             findings=(Finding(kind, str(error), "all that it is checked with"),),
         )
     findings: Sequence[Finding] = ()
-    if isinstance(error, PolicyRejected | ReceiptError | CheckFailedError):
+    if isinstance(error, _LISTING):
         findings = error.findings
     want = "well-formed" if isinstance(error, MalformedInputError) else "authentic"
     return Outcome(

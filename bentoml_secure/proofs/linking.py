@@ -137,6 +137,36 @@ def verify_each(
     backend.verify(given, manifest.srs.verifier, limits)
 
 
+def verify_segment(
+    manifest: Manifest,
+    segment: int,
+    key: VerificationKey,
+    proof: SegmentProof,
+    *,
+    backend: ProofBackend,
+    limits: Limits = VERIFYING,
+) -> None:
+    """Return if one segment's proof verifies, without those of the others.
+
+    Args:
+        manifest: Trusted by the caller.
+        segment: Index of the segment.
+        key: That the manifest pins for it.
+        proof: Of the segment.
+        backend: The manifest's.
+        limits: Of the process that verifies.
+
+    Raises:
+        ProofError: It does not.
+        MissingDependencyError: Another version of the backend is installed.
+        UnavailableError: The process was killed, by its limits or otherwise.
+    """
+    require_backend(manifest, backend)
+    _raise(_find_in_key(manifest, segment, key, backend))
+    _raise(find_in_links(manifest, {segment: proof}, where="proof"))
+    backend.verify([(proof, key)], manifest.srs.verifier, limits)
+
+
 def require_backend(manifest: Manifest, backend: ProofBackend) -> None:
     """Refuse a backend that the manifest was not made with.
 
@@ -167,20 +197,28 @@ def find_in_settings(
         keys: In the plan's order.
         backend: Reads their settings.
     """
-    findings = []
-    for segment, key in enumerate(keys):
-        where = f"segment {segment}"
-        try:
-            rows = backend.require_settings(key.settings)
-        except SecureError as error:
-            want = "settings that bind weights, input and output"
-            findings.append(Finding(f"{where} settings", str(error), want))
-            continue
-        for side, scale in (("in", rows.input_scale), ("out", rows.output_scale)):
-            if scale != manifest.scale:
-                want = f"{manifest.scale}, the manifest's"
-                findings.append(Finding(f"{where} scale {side}", str(scale), want))
-    return findings
+    return [
+        finding
+        for segment, key in enumerate(keys)
+        for finding in _find_in_key(manifest, segment, key, backend)
+    ]
+
+
+def _find_in_key(
+    manifest: Manifest, segment: int, key: VerificationKey, backend: ProofBackend
+) -> list[Finding]:
+    where = f"segment {segment}"
+    try:
+        rows = backend.require_settings(key.settings)
+    except SecureError as error:
+        want = "settings that bind weights, input and output"
+        return [Finding(f"{where} settings", str(error), want)]
+    want = f"{manifest.scale}, the manifest's"
+    return [
+        Finding(f"{where} scale {side}", str(scale), want)
+        for side, scale in (("in", rows.input_scale), ("out", rows.output_scale))
+        if scale != manifest.scale
+    ]
 
 
 def find_in_links(manifest: Manifest, chain: Chain, *, where: str) -> list[Finding]:
@@ -219,4 +257,4 @@ def _require_count(what: str, got: int, manifest: Manifest) -> None:
 
 def _raise(findings: Sequence[Finding]) -> None:
     if findings:
-        raise ProofError("; ".join(map(str, findings)))
+        raise ProofError("proofs do not show a run", findings)

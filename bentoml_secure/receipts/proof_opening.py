@@ -17,7 +17,7 @@ What is missing because a proof is not there yet is not opened, and said so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -127,6 +127,23 @@ def judge_proof_openings(
             expected += _opened(record, manifest, secrets, where, report)
         except (VerificationError, MalformedInputError) as error:
             report.add(where, str(error), "what its prover proved")
+    require_hashes(expected, backend, limits, report)
+
+
+def require_hashes(
+    expected: Sequence[Expected], backend: ProofBackend, limits: Limits, report: Report
+) -> None:
+    """Note every hash that a proof claims and that is not the one it has to be.
+
+    Args:
+        expected: What is claimed, and what of.
+        backend: Computes hashes as circuits do.
+        limits: Of the process that does it.
+        report: Takes the findings.
+
+    Raises:
+        UnavailableError: The process was killed, by its limits or otherwise.
+    """
     hashes = backend.hash([each.values for each in expected], limits)
     for each, hashed in zip(expected, hashes, strict=True):
         report.require(each.where, each.claimed, hashed)
@@ -167,7 +184,8 @@ def _opened(
         yield Expected(f"{where} boundary out", facts.output, (*proven, *salt))
         served = _named(tensors, SERVED)
         _compare(served, record.outputs, secrets, f"{where} output", report)
-        _judge_deviation(record, manifest, proven, served, where, report)
+        found = judge_deviation(manifest, proven, served, where, report)
+        report.require(f"{where} deviation", record.deviation, found)
         if record.proven is not None:
             given = floats_of(proven, manifest.segments[-1].outputs, manifest.scale)
             made = secrets.commit(as_served(given, served), SERVED_PURPOSE)
@@ -193,20 +211,33 @@ def _compare(
         report.require(f"{where} {name}", digest, (named or {}).get(name))
 
 
-def _judge_deviation(
-    record: ProofRecord,
+def judge_deviation(
     manifest: Manifest,
     proven: BoundaryValues,
     served: Mapping[str, Array],
     where: str,
     report: Report,
-) -> None:
+) -> dict[str, float]:
+    """Note every output that is further from the proven one than the manifest allows.
+
+    Args:
+        manifest: Trusted.
+        proven: Activations that came out of the chain.
+        served: The answer, by name.
+        where: Names the answer in findings.
+        report: Takes the findings.
+
+    Returns:
+        The largest difference of each output.
+
+    Raises:
+        MalformedInputError: The two are not of the same tensors.
+    """
     form, bound = manifest.segments[-1].outputs, manifest.accuracy.bound
     found = deviations(floats_of(proven, form, manifest.scale), served)
     for name, apart in sorted(found.items()):
-        said = (record.deviation or {}).get(name)
         # Not "apart > bound": a comparison with NaN is false.
         if not apart <= bound:
             want = f"at most {bound:g}, the manifest's bound"
             report.add(f"{where} deviation {name}", f"{apart:g}", want)
-        report.require(f"{where} deviation {name} as said", said, apart)
+    return found

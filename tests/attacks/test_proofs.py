@@ -312,7 +312,7 @@ class TestTheAnswer:
         assert judge(lie, records).state is State.ACCEPTED
         found = findings(lie, records, opened=True)
         assert found["proof opening infer 0 segment 1 deviation y"] == "2"
-        assert found["proof opening infer 0 segment 1 deviation y as said"] == "0.0"
+        assert "0.0" in found["proof opening infer 0 segment 1 deviation"]
 
     @staticmethod
     def proofs_of(lie: Draft) -> Records:
