@@ -24,6 +24,7 @@ imported here but click and the error tree: each command imports its room when i
     reputations  reputation list, reputation reset
     proving      prove, with srs: prove srs import, generate, show
     verification_keys  verify vk
+    proof_files  verify proof, inspect proof
     known_answers   trials make
 
 Every option is also read from the environment: of ``split --segments``
@@ -44,6 +45,7 @@ from bentoml_secure.cli.inspecting import inspect
 from bentoml_secure.cli.known_answers import trials
 from bentoml_secure.cli.measuring import measure
 from bentoml_secure.cli.outcome import SecureGroup
+from bentoml_secure.cli.proof_files import inspect_proof, verify_proof
 from bentoml_secure.cli.proving import prove
 from bentoml_secure.cli.reputations import reputation
 from bentoml_secure.cli.results import result
@@ -99,4 +101,6 @@ for _command in (broker, result, tpm):
     main.add_command(_command)
 for _command in (plan_audit, reputation, trials, prove):
     main.add_command(_command)
-verify.add_command(vk)
+for _command in (vk, verify_proof):
+    verify.add_command(_command)
+inspect.add_command(inspect_proof)

@@ -12,6 +12,11 @@ from bentoml_secure.cli.outcome import SIMULATED, own_files
 from bentoml_secure.cli.owned import OUT, Owned, deployment_options, write_out
 from bentoml_secure.cli.parameters import FILE
 
+UNSAFE = (
+    "UNSAFE SRS: whoever generated the structured reference string can forge proofs,"
+    " and this trust file accepts them (unsafe_srs)."
+)
+
 
 @click.command("dev-root")
 @click.argument("folder", type=FILE, metavar="DIR")
@@ -63,13 +68,16 @@ def trust(
     """Write the trust file of a deployment, from its owner's own files.
 
     It accepts exactly the plan in PLAN_DIR, these scenarios and policy, and this
-    release of the package; and a referee's word, where a scenario does. Callers check
-    receipts with it, and whom they talk to.
+    release of the package; a referee's word, where a scenario does; and proofs of the
+    set-up in PROOFS_DIR, whose owner it names. Callers check receipts with it, and whom
+    they talk to.
 
     PLAN_DIR is the folder as it is deployed: if it is sealed, a deployment of the same
     plan in plain is not accepted, nor the other way round.
     """
     owned = Owned.read(**named)
+    if owned.manifest is not None and owned.manifest.srs.unsafe:
+        click.echo(UNSAFE, err=True)
     write_out(out, _trust_file(owned, minimum_quorum, draw, weight_ratio))
 
 
@@ -81,6 +89,14 @@ def _trust_file(
     from bentoml_secure.receipts.trust import write_trust
 
     scenarios = owned.configuration.scenarios
+    proofs: dict[str, Any] = {}
+    if owned.manifest is not None:
+        srs = owned.manifest.srs
+        proofs = {
+            "manifest_signers": [owned.manifest.signer_id],
+            "srs": [srs.digest],
+            "unsafe_srs": srs.unsafe,
+        }
     offered, least = scenarios.by_name, scenarios.by_name[scenarios.minimum]
     served = {
         name: scenario.digest
@@ -98,4 +114,5 @@ def _trust_file(
         draw=Drawn(draw),
         referee=any(offered[name].referee for name in served),
         weight_ratio=weight_ratio,
+        **proofs,
     )

@@ -1,4 +1,4 @@
-"""What the owner of a deployment names: plan, scenarios, policy, signer."""
+"""What the owner of a deployment names: plan, scenarios, policy, signer, proofs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bentoml_secure.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from bentoml_secure.attestation.appraisal import AppraisalPolicy
+    from bentoml_secure.proofs.manifest import Manifest
     from bentoml_secure.scenario import Configuration
     from bentoml_secure.split import Plan
 
@@ -58,6 +59,12 @@ _OPTIONS = (
         metavar="PEM",
         help="The key whose model signature the service demands, if it does.",
     ),
+    click.option(
+        "--proofs",
+        type=FILE,
+        metavar="PROOFS_DIR",
+        help="The proof set-up, if the service has one.",
+    ),
 )
 
 
@@ -76,11 +83,13 @@ class Owned:
         plan: Of the plan's folder.
         policy: The appraisal policy.
         configuration: What all parties of the deployment hold alike.
+        manifest: Of the proof set-up; None where nothing is proven.
     """
 
     plan: Plan
     policy: AppraisalPolicy
     configuration: Configuration
+    manifest: Manifest | None = None
 
     @classmethod
     def read(
@@ -92,6 +101,7 @@ class Owned:
         replicas: int,
         referees: bool,
         signer: Path | None,
+        proofs: Path | None = None,
         *,
         sealed: bool | None = None,
     ) -> Owned:
@@ -105,6 +115,7 @@ class Owned:
             replicas: Of each segment.
             referees: Whether each segment has a referee.
             signer: The key whose model signature is demanded.
+            proofs: Folder of the proof set-up, if the service has one.
             sealed: Whether weights are deployed sealed; None: as in the folder.
 
         Raises:
@@ -134,6 +145,7 @@ class Owned:
         if signer is not None:
             pem = read(signer, what="signer", max_bytes=MAX_KEY_BYTES)
             demanded = signer_digest(parse_signing_key(pem))
+        manifest = None if proofs is None else _manifest(proofs, plan)
         configuration = Configuration(
             service=service,
             replicas=replicas,
@@ -143,8 +155,21 @@ class Owned:
             policy=judging.to_json(),
             sealed=is_sealed(plan_dir) if sealed is None else sealed,
             signer=demanded,
+            proofs=None if manifest is None else manifest.digest,
         )
-        return cls(plan=plan, policy=judging, configuration=configuration)
+        return cls(
+            plan=plan,
+            policy=judging,
+            configuration=configuration,
+            manifest=manifest,
+        )
+
+
+def _manifest(folder: Path, plan: Plan) -> Manifest:
+    from bentoml_secure.proofs.folder import ProofFolder
+
+    with own_files(str(folder)):
+        return ProofFolder.read(folder, plan).manifest
 
 
 def write_out(out: Path | None, text: str) -> None:

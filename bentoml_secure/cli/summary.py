@@ -40,6 +40,7 @@ def receipt_lines(claims: Claims) -> list[str]:
         *_replicas("skipped", claims["skipped"]),
         *_replicas("not blind", claims["not_blind"]),
         *_audit(claims["audited"]),
+        *_proofs(claims),
         *(f"still to come: {kind}" for kind in claims["missing_attachments"]),
         *_words(labels),
         *_unchecked(claims["unchecked"]),
@@ -92,6 +93,22 @@ def _audit(entries: Sequence[Claims]) -> Iterator[str]:
     if entries:
         agree = sum(entry["verdict"] == "agrees" for entry in entries)
         yield f"audited: {agree} of {len(entries)} segments computed again, and agree"
+
+
+def _proofs(claims: Claims) -> Iterator[str]:
+    proofs = claims.get("proofs")
+    if proofs is None:
+        return
+    deviation = proofs["deviation"]
+    count = f"{proofs['verified']} of {proofs['of']} segments"
+    yield f"proven: {count}, {proofs['backend']}"
+    yield f"  {proofs['manifest']}, signed by {proofs['signer']}"
+    if claims["unsafe_srs"]:
+        yield f"  UNSAFE SRS {proofs['srs']}: whoever generated it can forge proofs"
+    if deviation:
+        largest = max(deviation.values())
+        yield f"  within {largest:.3g} of the answer; at most {proofs['bound']:g}"
+    yield f"  opening {claims['proof_opening']}"
 
 
 def _place(entry: Claims) -> str:

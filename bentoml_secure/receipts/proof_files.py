@@ -78,6 +78,11 @@ class ProofFile:
     proof: SegmentProof
     opening: bytes | None
 
+    @classmethod
+    def of(cls, record: ProofRecord) -> ProofFile:
+        """Return what a prover's record has of it."""
+        return cls(about=record.about, proof=record.proof, opening=record.opening)
+
     def to_json(self) -> dict[str, Any]:
         """Return the document of a file."""
         opening = self.opening
@@ -102,8 +107,7 @@ def parse_proof_file(data: bytes) -> ProofFile:
             raise MalformedInputError(
                 f"attachment: got kind {attachment.kind!r:.60}, want {PROOF!r}"
             )
-        record = ProofRecord.from_attachment(attachment)
-        return ProofFile(about=record.about, proof=record.proof, opening=record.opening)
+        return ProofFile.of(ProofRecord.from_attachment(attachment))
     got = fields(document, _FIELDS, what=PROOF)
     whole(got["version"], what=f"{PROOF} version", low=1, high=1)
     opening = got["opening"]
