@@ -9,7 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bentoml_secure.digest import Digest, digest_json, require_fields
+from bentoml_secure.digest import (
+    Digest,
+    canonical_json,
+    digest_json,
+    require_fields,
+)
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.signing import decode_base64
 
@@ -58,16 +63,18 @@ class Rows:
     """What a circuit needs, told by its settings before any key is made.
 
     Attributes:
-        rows: Used, of 2**logrows.
+        rows: Used, were it laid out in one block of columns.
         least_logrows: Below which it does not fit.
         input_scale: Of the boundary that goes in.
         output_scale: Of the boundary that comes out.
+        proving_key_bytes: About how large its proving key will be.
     """
 
     rows: int
     least_logrows: int
     input_scale: int
     output_scale: int
+    proving_key_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,5 +319,20 @@ class ProofBackend(Protocol):
 
 
 def settings_facts(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a settings document without what changes from run to run."""
-    return {name: value for name, value in settings.items() if name != "timestamp"}
+    """Return a settings document without what changes from run to run.
+
+    That is when it was made, and the order of what ezkl takes from hashed sets: which
+    range check has which column. Another order is another key, of the same relation.
+    """
+    facts = {name: value for name, value in settings.items() if name != "timestamp"}
+    for name in _UNORDERED:
+        if isinstance(facts.get(name), list):
+            facts[name] = sorted(facts[name], key=canonical_json)
+    einsums = facts.get("einsum_params")
+    if isinstance(einsums, dict) and isinstance(einsums.get("equations"), list):
+        equations = sorted(einsums["equations"], key=canonical_json)
+        facts["einsum_params"] = {**einsums, "equations": equations}
+    return facts
+
+
+_UNORDERED = ("required_range_checks", "required_lookups")

@@ -39,6 +39,8 @@ from bentoml_secure.proofs.proof import (
 _CHILD = "bentoml_secure.proofs.backends.ezkl_child"
 MAX_SETTINGS_BYTES = 1 << 20
 _BLINDING_ROWS = 6
+_FIELD_BYTES = 32
+_MOST_INNER_OF_DEGREE_8 = 4
 _HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
 
 
@@ -246,13 +248,37 @@ def read_rows(settings: bytes) -> Rows:
             "boundary and a salt at one scale, and one boundary."
         )
     ranges = [high - low + 1 for low, high in document["required_range_checks"]]
-    rows = max([document["num_rows"] + _BLINDING_ROWS, *ranges])
+    # What does not fit into one block of columns goes on in the next, but hashes.
+    hashed = document["module_sizes"]["poseidon"][0]
+    rows = max([hashed, *ranges]) + _BLINDING_ROWS
     return Rows(
         rows=document["num_rows"],
         least_logrows=max(rows - 1, 1).bit_length(),
         input_scale=inputs[0],
         output_scale=outputs[0],
+        proving_key_bytes=_proving_key_bytes(document),
     )
+
+
+def _proving_key_bytes(settings: Mapping[str, Any]) -> int:
+    """Return about how large a circuit's proving key will be.
+
+    It holds every fixed and permuted column as values, as coefficients and extended to
+    the degree of the quotient, and three extended selectors. How many columns there are
+    is fitted: over 90 keys of ezkl 23.0.5 it is off by at most 7 %; of circuits with
+    many kinds of look-ups it says too little.
+    """
+    run_args = settings["run_args"]
+    rows = 1 << run_args["logrows"]
+    inner = run_args["num_inner_cols"]
+    blocks = -(-settings["total_assignments"] // (inner * (rows - _BLINDING_ROWS)))
+    parallel = inner * max(blocks, 1)
+    low, high = run_args["lookup_range"]
+    tables = -(-(high - low + 1) // rows)
+    lookups = len(settings["required_lookups"])
+    columns = 17 + 6.3 * parallel + lookups * (parallel + 2 * tables)
+    extension = 8 if inner <= _MOST_INNER_OF_DEGREE_8 else 16
+    return int(_FIELD_BYTES * rows * (columns * (2 + extension) + 3 * extension))
 
 
 def require_settings(settings: bytes) -> Rows:

@@ -1,0 +1,293 @@
+"""Choosing a circuit's parameters: the cheapest that are accurate on real requests.
+
+1. one scale for all segments: the smallest at which the chain's answers stay within
+   half the bound; what a circuit costs does not follow from its scale
+2. each segment's range: the smallest under which the requests run, and four times that
+3. logrows, decomposition and columns: those of the smallest proving key, as the
+   backend predicts it from settings; proving time and memory follow from that size
+
+ezkl's own calibration chooses scales segment by segment, so that they do not link, and
+a decomposition that needs 2**15 rows of whatever circuit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bentoml_secure.errors import ConfigurationError, MalformedInputError
+from bentoml_secure.proofs.accuracy import (
+    Measured,
+    Reference,
+    execute_chain,
+    measure,
+)
+from bentoml_secure.proofs.boundary import SaltForm, activations_of
+from bentoml_secure.proofs.circuit import Form
+from bentoml_secure.proofs.proof import (
+    BoundaryValues,
+    Limits,
+    Parameters,
+    ProofBackend,
+)
+
+FIRST_SCALE = 8
+SMALLEST_SCALE = 4
+LARGEST_SCALE = 20
+MARGIN = 2.0
+"""Of the bound over what the requests showed: others may show more."""
+
+HEADROOM_BITS = 2
+PROBED_REQUESTS = 32
+EXTREME_REQUESTS = 8
+_LEAST_RANGE_BITS = 12
+_ROWS_TRIED = 3
+_INNER_COLUMNS = (1, 2)
+
+# A circuit that is only run, never proven: every number fits.
+_WIDE_BASE = 4
+_WIDE_LEGS = 30
+_WIDE_LOOKUP_BITS = 20
+_WIDE_LOGROWS = 22
+_WIDE_SALT = SaltForm(elements=8, bits=16)
+
+# Rows that a table of digits leaves over at least.
+_SPARE_ROWS = 64
+
+Model = Callable[[int, SaltForm], bytes]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Parameters of a whole chain.
+
+    Attributes:
+        scale: Of all segments.
+        salt: Form of all boundaries' salts.
+        parameters: Of each segment.
+    """
+
+    scale: int
+    salt: SaltForm
+    parameters: tuple[Parameters, ...]
+
+    @classmethod
+    def of(cls, parameters: Sequence[Parameters]) -> Chosen:
+        """Return the choice that given parameters of one scale are."""
+        smallest = min(p.decomposition_base**p.decomposition_legs for p in parameters)
+        return cls(
+            scale=parameters[0].scale,
+            salt=SaltForm.below(smallest),
+            parameters=tuple(parameters),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Need:
+    """What a segment's numbers take.
+
+    Attributes:
+        bits: Of magnitudes.
+        lookup_bound: Of arguments of look-ups; 0 where there are none.
+    """
+
+    bits: int
+    lookup_bound: int
+
+
+def choose(
+    backend: ProofBackend,
+    model: Model,
+    forms: Sequence[Form],
+    reference: Reference,
+    *,
+    accuracy: float,
+    limits: Limits,
+    progress: Progress = lambda doing: None,
+) -> Chosen:
+    """Choose parameters for a chain of segments; see the module.
+
+    Args:
+        backend: That will prove.
+        model: Returns the graph of a segment's circuit for a form of salt.
+        forms: Of the boundaries.
+        reference: Requests, and what the model makes of them.
+        accuracy: Largest absolute difference of an output's element.
+        limits: Of each process.
+        progress: Told what is tried now.
+
+    Raises:
+        ConfigurationError: No scale is accurate enough, or an operator cannot be
+            proven.
+        UnavailableError: A process was killed, by its limits or otherwise.
+    """
+    search = _Search(backend, model, forms, reference, limits, progress)
+    scale, passed = search.scale(accuracy)
+    needs = [
+        search.need(index, scale, passed[index]) for index in range(len(forms) - 1)
+    ]
+    salt = SaltForm.below(1 << min(need.bits for need in needs))
+    parameters = tuple(
+        search.cheapest(index, scale, need, salt) for index, need in enumerate(needs)
+    )
+    return Chosen(scale=scale, salt=salt, parameters=parameters)
+
+
+class _Search:
+    """What every step of one search needs."""
+
+    def __init__(
+        self,
+        backend: ProofBackend,
+        model: Model,
+        forms: Sequence[Form],
+        reference: Reference,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self._backend, self._model, self._forms = backend, model, forms
+        self._requests = reference.requests[:PROBED_REQUESTS]
+        self._answers = reference.answers[:PROBED_REQUESTS]
+        self._limits, self._progress = limits, progress
+        self._models = [model(index, _WIDE_SALT) for index in range(len(forms) - 1)]
+
+    def scale(self, accuracy: float) -> tuple[int, list[list[BoundaryValues]]]:
+        """Return the smallest scale that is accurate, and what passes at it."""
+        want = accuracy / MARGIN
+        measured, passed = self._at(FIRST_SCALE)
+        largest = max(measured.largest.values())
+        if not math.isfinite(largest):
+            measured.require_within(want)
+        # Each binary digit more halves the error, about.
+        guess = FIRST_SCALE + math.ceil(math.log2(max(largest, 2**-40) / want))
+        scale = min(max(guess, SMALLEST_SCALE), LARGEST_SCALE)
+        if scale != FIRST_SCALE:
+            measured, passed = self._at(scale)
+        while max(measured.largest.values()) > want and scale < LARGEST_SCALE:
+            scale += 1
+            measured, passed = self._at(scale)
+        measured.require_within(want)
+        return scale, passed
+
+    def _at(self, scale: int) -> tuple[Measured, list[list[BoundaryValues]]]:
+        self._progress(f"trying scale {scale}")
+        circuits = []
+        for model in self._models:
+            parameters = _wide(scale)
+            settings, rows = self._backend.measure(model, parameters, self._limits)
+            if (rows.input_scale, rows.output_scale) != (scale, scale):
+                raise ConfigurationError(
+                    f"segment {len(circuits)}: takes scale {rows.input_scale} and "
+                    f"gives {rows.output_scale}, want {scale} at both ends.",
+                    remedy="Cut elsewhere: after an operator that multiplies.",
+                )
+            circuits.append(self._backend.compile(model, settings, self._limits))
+        inputs = [activations_of(r, self._forms[0], scale) for r in self._requests]
+        try:
+            passed = execute_chain(
+                self._backend, circuits, inputs, _WIDE_SALT, self._limits
+            )
+        except MalformedInputError as error:
+            raise ConfigurationError(
+                f"scale {scale}: {error}",
+                remedy="Scale what the model computes with into a smaller range.",
+            ) from error
+        return measure(self._answers, passed[-1], self._forms[-1], scale), passed
+
+    def need(
+        self, index: int, scale: int, boundaries: Sequence[BoundaryValues]
+    ) -> _Need:
+        """Return what a segment's numbers take on what it is given."""
+        self._progress(f"segment {index}: range of its numbers")
+        extreme = sorted(boundaries, key=lambda values: max(map(abs, values)))
+        given = extreme[-EXTREME_REQUESTS:]
+        wide = _wide(scale)
+
+        def legs(count: int) -> bool:
+            """Tell whether the requests run in so many digits."""
+            tried = replace(wide, decomposition_legs=count)
+            return self._runs(index, tried, given)
+
+        def lookups(bits: int) -> bool:
+            """Tell whether the requests run within so large a table."""
+            tried = replace(wide, lookup_bound=1 << bits >> 1)
+            return self._runs(index, tried, given)
+
+        bits = 2 * _smallest(legs, 1, _WIDE_LEGS) + HEADROOM_BITS
+        looked_up = _smallest(lookups, 0, _WIDE_LOOKUP_BITS)
+        return _Need(
+            bits=max(bits, _LEAST_RANGE_BITS),
+            lookup_bound=1 << looked_up - 1 << HEADROOM_BITS if looked_up else 0,
+        )
+
+    def _runs(
+        self, index: int, parameters: Parameters, given: Sequence[BoundaryValues]
+    ) -> bool:
+        model, salt = self._models[index], (0,) * _WIDE_SALT.elements
+        settings, _ = self._backend.measure(model, parameters, self._limits)
+        circuit = self._backend.compile(model, settings, self._limits)
+        try:
+            self._backend.execute(
+                circuit, [(values + salt, salt) for values in given], self._limits
+            )
+        except MalformedInputError:
+            return False
+        return True
+
+    def cheapest(
+        self, index: int, scale: int, need: _Need, salt: SaltForm
+    ) -> Parameters:
+        """Return the parameters of the smallest proving key."""
+        self._progress(f"segment {index}: rows and columns")
+        model = self._model(index, salt)
+        _, hashed = self._backend.measure(model, _wide(scale), self._limits)
+        found: list[tuple[int, int, Parameters]] = []
+        for parameters in _candidates(scale, need, hashed.least_logrows):
+            _, rows = self._backend.measure(model, parameters, self._limits)
+            if rows.least_logrows <= parameters.logrows:
+                found.append((rows.proving_key_bytes, len(found), parameters))
+        if not found:
+            raise ConfigurationError(f"segment {index}: no number of rows fits it")
+        return min(found)[2]
+
+
+def _wide(scale: int) -> Parameters:
+    return Parameters(
+        scale=scale,
+        decomposition_base=_WIDE_BASE,
+        decomposition_legs=_WIDE_LEGS,
+        inner_columns=1,
+        logrows=_WIDE_LOGROWS,
+        lookup_bound=1 << _WIDE_LOOKUP_BITS,
+    )
+
+
+def _candidates(scale: int, need: _Need, least: int) -> Iterator[Parameters]:
+    """Yield parameters that a segment's numbers fit, from few rows to many."""
+    for logrows in range(least, least + _ROWS_TRIED):
+        # Fewest digits; and of bases with as many digits, the smallest.
+        largest = (1 << logrows) - _SPARE_ROWS
+        legs = math.ceil(need.bits / math.log2(largest))
+        base = math.ceil(2 ** (need.bits / legs))
+        for columns in _INNER_COLUMNS:
+            yield Parameters(
+                scale=scale,
+                decomposition_base=base,
+                decomposition_legs=legs,
+                inner_columns=columns,
+                logrows=logrows,
+                lookup_bound=need.lookup_bound,
+            )
+
+
+def _smallest(works: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the smallest number that works; the largest is known to."""
+    while low < high:
+        middle = (low + high) // 2
+        if works(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
