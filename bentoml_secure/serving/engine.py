@@ -121,7 +121,11 @@ class Engine:
         answer = {name: values.tensors[name] for name in names}
         outputs = {name: values.commitments[name] for name in names}
         if proving is not None:
-            provable = Provable(infer=index, inputs=tensors, served=answer)
+            provable = Provable(
+                infer=index,
+                inputs={spec.name: tensors[spec.name] for spec in self.plan.inputs},
+                served=answer,
+            )
             context.provable.append(provable)
             if context.scenario.serve_proven:
                 answer = await proving.proven(context, provable)
