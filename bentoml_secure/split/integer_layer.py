@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ class IntegerLayer:
         bias: [n].
         zero_point: Taken off what goes in.
         largest: Magnitude up to which every sum is exact in the layer's type.
+        span: Largest sum of the magnitudes of a column of weights.
     """
 
     given: str
@@ -61,6 +62,16 @@ class IntegerLayer:
     bias: Integers
     zero_point: int
     largest: int
+    span: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        columns = np.abs(self.weights).sum(axis=0)
+        object.__setattr__(self, "span", int(columns.max(initial=0)))
+
+    def reach(self, given: int) -> int:
+        """Return what sums may come to, of inputs of at most that magnitude."""
+        # Of Python's numbers: int64 could overflow.
+        return self.span * given + int(np.abs(self.bias).max(initial=0))
 
     def integers(self, given: Array) -> Integers:
         """Return what goes in as a matrix of integers, the zero point taken off.
@@ -73,19 +84,13 @@ class IntegerLayer:
                 that may be beyond what the layer's type adds up exactly.
         """
         matrix = _matrix(given, len(self.weights), self.given) - self.zero_point
-        reach = _reach(self.weights, self.bias, int(np.abs(matrix).max(initial=0)))
+        reach = self.reach(int(np.abs(matrix).max(initial=0)))
         if reach > self.largest:
             raise MalformedInputError(
                 f"tensor {self.given!r:.60}: its products may add up to {reach}, want "
                 f"at most {self.largest}, or they are rounded"
             )
         return matrix
-
-
-def _reach(weights: Integers, bias: Integers, largest_given: int) -> int:
-    # The product of Python's numbers: int64 could overflow.
-    columns = int(np.abs(weights).sum(axis=0).max(initial=0))
-    return columns * largest_given + int(np.abs(bias).max(initial=0))
 
 
 def _matrix(values: Array, width: int, name: str) -> Integers:
@@ -192,17 +197,17 @@ def _read_integer(
     if off.size != 1 or columns.size not in (1, weights.shape[1]) or columns.ndim > 1:
         raise _other(segment, "zero points of rows")
     shifted = weights - columns.astype(np.int64).reshape(-1)
-    bias = np.zeros(weights.shape[1], np.int64)
-    if _reach(shifted, bias, _UINT8_SPAN) > _INT32_MAX:
-        raise _other(segment, "its sums may overflow int32")
-    return IntegerLayer(
+    layer = IntegerLayer(
         given=node.input[0],
         made=node.output[0],
         weights=shifted,
-        bias=bias,
+        bias=np.zeros(weights.shape[1], np.int64),
         zero_point=int(off.reshape(-1)[0]),
         largest=_INT32_MAX,
     )
+    if layer.reach(_UINT8_SPAN) > _INT32_MAX:
+        raise _other(segment, "its sums may overflow int32")
+    return layer
 
 
 def _read_float(
