@@ -81,7 +81,8 @@ def _teller(told: int) -> Tell:
 
 
 def _described(error: BaseException) -> dict[str, str]:
-    if isinstance(error, ImportError):
+    # What is there and cannot be loaded lacks memory, not installing.
+    if isinstance(error, ModuleNotFoundError):
         return {"error": "missing", "message": f"{error}"}
     for kind, name in _NAMES:
         if isinstance(error, kind):
