@@ -1,0 +1,1 @@
+"""Handwritten digits, proven: training, splitting, and the proof set-up."""
