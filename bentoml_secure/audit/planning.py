@@ -2,7 +2,8 @@
 
 Colluders are replicas that answer alike and wrongly. They win a request if a drawn
 committee seats a quorum of them (``capture``); an audit has referees recompute a share
-of the answers. Whoever is caught loses a stake.
+of the answers, or check it as Freivalds did; a challenge has a share proven. Whoever is
+caught loses a stake.
 
 Nothing here knows how likely replicas are to collude: who plans says how many do.
 """
@@ -19,6 +20,7 @@ from bentoml_secure.audit.capture import (
     captured_with_aborts,
     require_draw,
 )
+from bentoml_secure.audit.freivalds import ERROR_BOUND
 from bentoml_secure.digest import is_finite_number
 from bentoml_secure.errors import ConfigurationError
 
@@ -29,8 +31,11 @@ MAX_REQUESTS = 10**12
 MAX_MONEY = 1e15
 MAX_ABORTS = 10**6
 MAX_ROUNDS = 64 * 256
+MAX_AUDITORS = 16
+MAX_TRIES = 10**18
 
-_FRACTIONS = ("audit_rate", "sensitivity", "pair_excess")
+_FRACTIONS = ("audit_rate", "sensitivity", "pair_excess", "challenge_rate")
+_AMOUNTS = ("stake", "gain", "check_cost", "proof_cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,11 @@ class Terms:
         rounds: Draws of one request: segments, times infers.
         colluder_weight: A colluder's weight in the draw, where an honest one's is 1.
         pair_excess: Probability that two honest answers lie beyond the tolerance.
+        check_cost: Of a Freivalds check of all segments, in runs of the model.
+        challenge_rate: Share of an epoch that each draw has proven, 0 to 1.
+        auditors: Who draw beside the entry.
+        tries: Arrangements of an epoch that a colluding entry can go through.
+        proof_cost: Of proving one request, in runs of the model.
     """
 
     replicas: int
@@ -70,6 +80,11 @@ class Terms:
     rounds: int = 1
     colluder_weight: float = 1.0
     pair_excess: float = 0.0
+    check_cost: float = 0.0
+    challenge_rate: float = 0.0
+    auditors: int = 0
+    tries: int = 1
+    proof_cost: float = 0.0
 
     def to_json(self) -> dict[str, float]:
         """Return the terms by name."""
@@ -87,11 +102,12 @@ class Terms:
         )
         limits: Mapping[str, tuple[float, float]] = {
             **{name: (0.0, 1.0) for name in _FRACTIONS},
-            "stake": (0.0, MAX_MONEY),
-            "gain": (0.0, MAX_MONEY),
+            **{name: (0.0, MAX_MONEY) for name in _AMOUNTS},
             "requests": (1, MAX_REQUESTS),
             "aborts": (0, MAX_ABORTS),
             "rounds": (1, MAX_ROUNDS),
+            "auditors": (0, MAX_AUDITORS),
+            "tries": (1, MAX_TRIES),
         }
         for name, (low, high) in limits.items():
             got = getattr(self, name)
@@ -123,6 +139,13 @@ class Forecast:
         margin_per_cheat: What one wrong answer brings on average, stake lost included.
         runs_per_request: Runs of the model that one request costs on average.
         false_alarm: Some two of an honest committee lie beyond the tolerance.
+        check_passes: One Freivalds check passes a wrong product.
+        runs_with_checks: Like ``runs_per_request``, with checks in place of runs.
+        challenged_after_cheats: One of ``requests`` wrong answers must be proven,
+            where the entry is honest.
+        evaded_by_entry: None of ``requests`` wrong answers of one epoch must be, where
+            the entry arranges the epoch as the terms let it.
+        runs_of_proofs: Runs of the model that proving costs a request on average.
     """
 
     capture_per_round: float
@@ -138,6 +161,11 @@ class Forecast:
     margin_per_cheat: float
     runs_per_request: float
     false_alarm: float
+    check_passes: float
+    runs_with_checks: float
+    challenged_after_cheats: float
+    evaded_by_entry: float
+    runs_of_proofs: float
 
     def to_json(self) -> dict[str, float | None]:
         """Return the figures by name."""
@@ -150,6 +178,8 @@ def forecast(terms: Terms) -> Forecast:
     helped = _capture(terms, spares=terms.spares, escalation=terms.escalation)
     per_request = at_least_once(honest_entry, terms.rounds)
     shown = terms.audit_rate * terms.sensitivity
+    challenged = at_least_once(terms.challenge_rate, terms.auditors + 1)
+    unseen = (1.0 - terms.challenge_rate) ** (terms.requests * terms.auditors)
     return Forecast(
         capture_per_round=honest_entry,
         capture_per_request=per_request,
@@ -177,6 +207,12 @@ def forecast(terms: Terms) -> Forecast:
         false_alarm=false_alarm(
             committee=terms.committee, pair_excess=terms.pair_excess
         ),
+        check_passes=ERROR_BOUND,
+        runs_with_checks=terms.committee + terms.audit_rate * terms.check_cost,
+        challenged_after_cheats=at_least_once(challenged, terms.requests),
+        evaded_by_entry=unseen
+        * evasion(rate=terms.challenge_rate, cheats=terms.requests, tries=terms.tries),
+        runs_of_proofs=challenged * terms.proof_cost,
     )
 
 

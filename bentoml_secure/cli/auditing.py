@@ -84,6 +84,41 @@ _AMOUNT = click.FloatRange(min=0.0)
     show_default=True,
     help="Probability that two honest answers differ beyond the tolerance.",
 )
+@click.option(
+    "--check-cost",
+    type=_AMOUNT,
+    default=0.0,
+    show_default=True,
+    help="Of a Freivalds check, in runs of the model.",
+)
+@click.option(
+    "--challenge-rate",
+    type=_FRACTION,
+    default=0.0,
+    show_default=True,
+    help="Share of an epoch that each draw has proven.",
+)
+@click.option(
+    "--auditors",
+    type=_COUNT,
+    default=0,
+    show_default=True,
+    help="Who draw beside the entry.",
+)
+@click.option(
+    "--tries",
+    type=_LEAST_ONE,
+    default=1,
+    show_default=True,
+    help="Arrangements of an epoch that a colluding entry goes through.",
+)
+@click.option(
+    "--proof-cost",
+    type=_AMOUNT,
+    default=0.0,
+    show_default=True,
+    help="Of proving one request, in runs of the model.",
+)
 @as_json
 def plan_audit(as_json: bool, **terms: float) -> None:
     """Say how often colluders win, and after how long an audit shows it.
@@ -134,6 +169,19 @@ def lines(terms: Terms, made: Forecast) -> list[str]:
         _row("honest replicas seem to differ", made.false_alarm),
         _row("audit rate that deters", made.deterring_rate),
         _row("a cheat brings on average", made.margin_per_cheat),
+        "",
+        "Freivalds' check in place of recomputing",
+        _row("a wrong product passes one check", made.check_passes),
+        _row("runs of the model for a request", made.runs_with_checks),
+        "",
+        f"Challenges to prove, {terms.challenge_rate:.4g} of an epoch for each of "
+        f"{terms.auditors + 1} draws",
+        _row(
+            f"of {terms.requests} cheats one is challenged",
+            made.challenged_after_cheats,
+        ),
+        _row("none is, with the entry's help", made.evaded_by_entry),
+        _row("runs of the model for the proofs of a request", made.runs_of_proofs),
     ]
 
 

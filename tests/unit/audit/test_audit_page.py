@@ -10,11 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from bentoml_secure.audit.capture import capture, captured_with_aborts
+from bentoml_secure.audit.challenge import CHALLENGE_LABEL, LOT_LABEL
+from bentoml_secure.audit.merkle import MERKLE
 from bentoml_secure.audit.sampling import AUDIT_LABEL
 from bentoml_secure.cli import main
 from bentoml_secure.consensus.committee import SEED_LABEL
 from bentoml_secure.receipts.attachments import predicate_type
 from bentoml_secure.receipts.audit import AUDIT
+from bentoml_secure.receipts.epoch import EPOCH
+from bentoml_secure.receipts.epoch_root import NONCE_TYPE, ROOT_TYPE
 
 PAGE = (Path(__file__).parents[3] / "docs" / "audits.md").read_text()
 
@@ -67,7 +71,18 @@ def test_the_console_is_what_the_command_prints() -> None:
 
 
 @pytest.mark.parametrize(
-    "label", [SEED_LABEL, AUDIT_LABEL, predicate_type(AUDIT).encode()]
+    "label",
+    [
+        SEED_LABEL,
+        AUDIT_LABEL,
+        CHALLENGE_LABEL,
+        LOT_LABEL,
+        MERKLE.encode(),
+        NONCE_TYPE.encode(),
+        ROOT_TYPE.encode(),
+        predicate_type(AUDIT).encode(),
+        predicate_type(EPOCH).encode(),
+    ],
 )
 def test_labels_on_the_page_are_those_of_the_code(label: bytes) -> None:
     assert label.decode() in PAGE

@@ -190,6 +190,44 @@ def test_known_figures() -> None:
     assert cheats_until(0.0, 0.99) is None
 
 
+def test_challenges_catch_and_are_evaded_as_often_as_the_dice_say(
+    dice: Random,
+) -> None:
+    """By honest entries, and by those that arrange epochs with an auditor beside."""
+    terms = replace(
+        TERMS, challenge_rate=0.15, auditors=1, tries=3, requests=4, proof_cost=100.0
+    )
+    trials = TRIALS // 2
+    caught = evaded = proven = 0
+
+    def draw() -> bool:
+        """Tell whether one draw challenges any of the cheats."""
+        return any([dice.random() < 0.15 for _ in range(terms.requests)])
+
+    for _ in range(trials):
+        caught += draw() or draw()
+        suits = any([not draw() for _ in range(terms.tries)])
+        evaded += suits and not draw()
+        proven += dice.random() < 0.15 or dice.random() < 0.15
+    expected = forecast(terms)
+    assert caught / trials == near(expected.challenged_after_cheats, trials)
+    assert evaded / trials == near(expected.evaded_by_entry, trials)
+    assert proven / trials == near(expected.runs_of_proofs / 100, trials)
+
+
+def test_checks_cost_less_than_runs() -> None:
+    made = forecast(replace(TERMS, check_cost=0.25))
+    assert made.runs_with_checks == pytest.approx(3 + 0.2 * 0.25)
+    assert made.check_passes == 1 / (2**61 - 1)
+
+
+def test_an_auditor_is_worth_more_than_any_number_of_tries() -> None:
+    terms = replace(TERMS, challenge_rate=0.1, requests=50, tries=10**9)
+    alone, beside = (forecast(replace(terms, auditors=n)) for n in (0, 1))
+    assert alone.evaded_by_entry == pytest.approx(1.0)
+    assert beside.evaded_by_entry == pytest.approx(0.9**50)
+
+
 def test_nobody_audits_and_nobody_colludes() -> None:
     made = forecast(replace(TERMS, audit_rate=0.0, colluders=0))
     assert made == Forecast(
@@ -206,6 +244,11 @@ def test_nobody_audits_and_nobody_colludes() -> None:
         margin_per_cheat=1.0,
         runs_per_request=3.0,
         false_alarm=0.0,
+        check_passes=2**-61,
+        runs_with_checks=3.0,
+        challenged_after_cheats=0.0,
+        evaded_by_entry=1.0,
+        runs_of_proofs=0.0,
     )
     assert made.to_json()["mean_cheats_until_caught"] is None
 

@@ -57,6 +57,11 @@ def test_the_table_has_every_figure(run: Run) -> None:
         made.false_alarm,
         made.deterring_rate,
         made.margin_per_cheat,
+        made.check_passes,
+        made.runs_with_checks,
+        made.challenged_after_cheats,
+        made.evaded_by_entry,
+        made.runs_of_proofs,
     ]
     assert values == [f"{figure:.4g}" for figure in figures]
     assert len(figures) == len(made.to_json())
@@ -78,6 +83,11 @@ def test_json_is_one_object_with_all_terms(run: Run) -> None:
         "rounds": "4",
         "colluder_weight": "2",
         "pair_excess": "0.001",
+        "check_cost": "0.25",
+        "challenge_rate": "0.05",
+        "auditors": "2",
+        "tries": "1000",
+        "proof_cost": "5000",
     }
     result = run(*arguments(**extra), "--json")
     assert result.exit_code == 0
@@ -98,6 +108,11 @@ def test_json_is_one_object_with_all_terms(run: Run) -> None:
         rounds=4,
         colluder_weight=2.0,
         pair_excess=0.001,
+        check_cost=0.25,
+        challenge_rate=0.05,
+        auditors=2,
+        tries=1000,
+        proof_cost=5000.0,
     )
     assert document == {
         "terms": terms.to_json(),
@@ -126,6 +141,11 @@ def test_json_is_one_object_with_all_terms(run: Run) -> None:
         ({"requests": "1.5"}, "not a valid integer"),
         ({"rounds": "99999999"}, "rounds: got 99999999"),
         ({"aborts": "9999999"}, "aborts: got 9999999"),
+        ({"challenge_rate": "2"}, "not in the range"),
+        ({"auditors": "17"}, "auditors: got 17, want 0 to 16"),
+        ({"tries": "9999999999999999999"}, "tries: got 9999999999999999999"),
+        ({"check_cost": "inf"}, "check cost: got inf"),
+        ({"proof_cost": "nan"}, "proof cost: got nan"),
     ],
 )
 def test_refusals_are_usage_errors(
