@@ -148,6 +148,8 @@ class Caller:
     def confirm(self, answer: Answer) -> Flow[Answer]:
         """Fetch a bundle again and judge it anew, with what has come since.
 
+        The entry waits a while for proofs too, where the receipt requires some.
+
         Raises:
             ReceiptError: It does not hold any more: what was required came too late,
                 or not at all.
@@ -160,6 +162,7 @@ class Caller:
                 Reply(status=answer.status, headers=(), body=answer.body),
                 answer.answered_at,
                 lambda _: answer.value,
+                proofs=True,
             )
         )
 
@@ -257,8 +260,10 @@ class Caller:
         reply: Reply,
         answered_at: datetime,
         read: Callable[[bytes], Any],
+        *,
+        proofs: bool = False,
     ) -> Flow[Answer]:
-        fetched = yield from self._fetch(announced.receipt_id)
+        fetched = yield from self._fetch(announced.receipt_id, proofs=proofs)
         # Kept with them: so it can be judged again, offline and later.
         bundle = fetched.endorsed(self._endorsements())
         verdict = judge(
@@ -283,11 +288,13 @@ class Caller:
             answered_at=answered_at,
         )
 
-    def _fetch(self, receipt_id: str) -> Flow[Bundle]:
+    def _fetch(self, receipt_id: str, *, proofs: bool) -> Flow[Bundle]:
         path = f"{RECEIPTS}{receipt_id}"
+        # Votes come within moments; for proofs nobody waits who did not ask to.
+        what = "&proofs=1" if proofs else ""
         reply = yield Exchange(
             method="GET",
-            path=f"{path}?wait={self._wait_seconds:g}",
+            path=f"{path}?wait={self._wait_seconds:g}{what}",
             max_bytes=MAX_BUNDLE_BYTES,
             extra_seconds=self._wait_seconds,
         )

@@ -402,20 +402,23 @@ class Entry:
             return False
         return await self._desk.wait(receipt_id, seconds)
 
-    async def wait_complete(self, receipt_id: str, seconds: float) -> bool:
+    async def wait_complete(
+        self, receipt_id: str, seconds: float, *, proofs: bool = False
+    ) -> None:
         """Wait until what a receipt requires is attached, or the time is over.
 
-        Returns:
-            Whether nothing is under way or owed any more.
+        Args:
+            receipt_id: Of the receipt.
+            seconds: At most.
+            proofs: Whether to wait for proofs as well.
         """
-        ends = asyncio.get_running_loop().time() + seconds
-        task = self._completions.get(receipt_id)
-        if task is not None:
-            await asyncio.wait([task], timeout=seconds)
-        if self._desk is None:
-            return task is None or task.done()
-        left = max(0.0, ends - asyncio.get_running_loop().time())
-        return await self._desk.wait(receipt_id, left)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                task = self._completions.get(receipt_id)
+                if task is not None:
+                    await asyncio.wait([task])
+                if proofs and self._desk is not None:
+                    await self._desk.wait(receipt_id, seconds)
 
     async def close(self) -> None:
         """Finish attachments, stop attesting, close connections and files."""

@@ -5,7 +5,8 @@
     POST /bsec/v1/session/hello       messages (a) and (b) of a handshake
     POST /bsec/v1/session/finish      messages (c) and (d)
     POST /bsec/v1/attest              key document and evidence over the caller's nonce
-    GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due
+    GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due,
+                                      with &proofs=1 for its proofs as well
     GET  /bsec/v1/receipts/{id}/salt  the root salt the entry drew (bearer token)
     GET  /bsec/v1/epochs              signed roots that auditors' nonces are taken for
     POST /bsec/v1/epochs              an auditor's signed nonce over one of them
@@ -232,7 +233,8 @@ class EntryDoor:
             return
         if leaf:
             raise NotFoundError(f"receipt: no such path {leaf!r:.60}")
-        await entry.wait_complete(receipt_id, _wait_seconds(scope))
+        proofs = _last(scope, "proofs", "0") == "1"
+        await entry.wait_complete(receipt_id, _wait_seconds(scope), proofs=proofs)
         bundle = await asyncio.to_thread(entry.store.bundle, receipt_id)
         await send_json(send, 200, bundle.to_json())
 
@@ -283,10 +285,14 @@ def _require_ended(context: RequestContext) -> None:
         )
 
 
+def _last(scope: Scope, name: str, default: str) -> str:
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    return query.get(name, [default])[-1]
+
+
 def _wait_seconds(scope: Scope) -> float:
-    values = parse_qs(scope["query_string"].decode("latin-1")).get("wait", ["0"])
     try:
-        seconds = float(values[-1])
+        seconds = float(_last(scope, "wait", "0"))
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:

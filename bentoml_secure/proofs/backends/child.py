@@ -29,6 +29,7 @@ _NAMES: tuple[tuple[type[SecureError], str], ...] = (
     (UnavailableError, "unavailable"),
 )
 _MAX_MESSAGE = 2000
+_BACKGROUND = 10
 
 Tell = Callable[[Mapping[str, Any]], None]
 Tasks = Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str], Tell], None]]
@@ -67,7 +68,9 @@ def _bind(document: Mapping[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if document["background"]:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        # Behind whatever serves requests, and never starved by it for good.
+        os.nice(_BACKGROUND)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _teller(told: int) -> Tell:
