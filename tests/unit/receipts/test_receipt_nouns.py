@@ -151,7 +151,7 @@ class TestBundle:
             ("note", 1, "unknown field 'note'"),
             ("receipt", GONE, "field 'receipt' is missing"),
             ("receipt/signatures", [], "want exactly one"),
-            ("attachments", [{}] * 65, "attachments: want a list of at most 64"),
+            ("attachments", [{}] * 4097, "attachments: want a list of at most 4096"),
             ("key_documents/0/role", "owner", "role: got 'owner'"),
             ("evidence/0/endorsements", "x", "endorsements: want a list"),
             ("evidence/0/evidence/kind", "", "kind: got ''"),

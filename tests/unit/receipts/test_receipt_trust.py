@@ -71,6 +71,17 @@ def test_weights_lie_as_far_apart_as_reputations_do() -> None:
         assert parse_trust(data).weight_ratio == float(ratio)
 
 
+def test_whose_proofs_and_under_which_strings() -> None:
+    trust = parse_trust(TRUST.encode())
+    assert (trust.manifest_signers, trust.srs, trust.unsafe_srs) == ((), (), False)
+    signer, srs = "sha256:" + "0" * 64, "sha256-srs-v1:" + "1" * 64
+    lines = f'manifest_signers = ["{signer}"]\nsrs = ["{srs}"]\nunsafe_srs = true\n'
+    trust = parse_trust(edited("minimum_quorum", f"{lines}minimum_quorum"))
+    assert trust.manifest_signers == (signer,)
+    assert trust.srs == (srs,)
+    assert trust.unsafe_srs is True
+
+
 def test_scenarios_may_be_left_out_with_a_reason() -> None:
     lines = f'general = "{DIGEST}"\n"of two words" = "{OTHER}"'
     trust = parse_trust(edited(lines, 'unchecked = "one only"'))
@@ -103,6 +114,17 @@ def test_a_scenario_called_unchecked_is_a_scenario() -> None:
         (edited("minimum_", "draw = []\nminimum_"), r"draw: got \[\]"),
         (edited("minimum_", 'referee = "yes"\nminimum_'), "referee: got 'yes'"),
         (edited("minimum_", "referee = 1\nminimum_"), "referee: got 1"),
+        (edited("minimum_", "unsafe_srs = 1\nminimum_"), "unsafe_srs: got 1"),
+        (edited("minimum_", "srs = []\nminimum_"), "srs"),
+        (edited("minimum_", 'srs = ["sha256:00"]\nminimum_'), "srs"),
+        (
+            edited("minimum_", 'srs = {unchecked = "why"}\nminimum_'),
+            "srs: want a list; it is never left unchecked",
+        ),
+        (
+            edited("minimum_", 'manifest_signers = ["owner"]\nminimum_'),
+            "manifest_signers",
+        ),
         (edited("minimum_", "weight_ratio = 0.9\nminimum_"), "weight_ratio: got 0.9"),
         (edited("minimum_", "weight_ratio = 200.1\nminimum_"), "want 1 to 200"),
         (edited("minimum_", "weight_ratio = nan\nminimum_"), "weight_ratio: got nan"),
