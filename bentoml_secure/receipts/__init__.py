@@ -5,6 +5,8 @@ commitments and draw
 attachments    what comes later: the table of kinds
 late_votes     the kind that accounts for votes still out at the decision
 audit          the kind that says what recomputing the request came to
+epoch          the kind that says if a receipt is challenged, of those gathered with it;
+what is signed of all of them in epoch_root, epoch_closing; two roots in equivocation
 localisation   the kind that says who in a dissenting chain is at fault
 bundle         a receipt with all that it takes to judge it
 trust          the caller's trust file

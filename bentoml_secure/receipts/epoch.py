@@ -175,20 +175,22 @@ def issue_epoch(record: EpochRecord, key: SigningKey) -> Envelope:
     )
 
 
-def draws(record: EpochRecord, rate: float) -> bool:
-    """Tell whether a record's secret and nonces challenge its receipt.
+def seeds_of(
+    root: Digest, secret: bytes, nonces: Sequence[Envelope]
+) -> tuple[bytes, ...]:
+    """Return what the draws of an epoch follow from, that without an auditor first.
 
     Args:
-        record: Its nonces are verified here, nothing else of it is.
-        rate: Of the receipt's scenario.
+        root: Digest of the root document.
+        secret: Of the epoch.
+        nonces: Of auditors; they are verified here.
 
     Raises:
         VerificationError: A nonce whose signature does not fit, over another root, or
             the second one of an auditor.
         MalformedInputError: No nonce.
     """
-    root = record.root.payload_digest
-    said = [verify_nonce(envelope) for envelope in record.nonces]
+    said = [verify_nonce(envelope) for envelope in nonces]
     for nonce in said:
         if nonce.root != root:
             raise VerificationError(
@@ -197,7 +199,21 @@ def draws(record: EpochRecord, rate: float) -> bool:
     if len({nonce.key for nonce in said}) != len(said):
         raise VerificationError("nonces: an auditor stands twice, want each once")
     given = [b"", *(bytes.fromhex(nonce.nonce) for nonce in said)]
-    seeds = [challenge_seed(root, record.secret, nonce) for nonce in given]
+    return tuple(challenge_seed(root, secret, nonce) for nonce in given)
+
+
+def draws(record: EpochRecord, rate: float) -> bool:
+    """Tell whether a record's secret and nonces challenge its receipt.
+
+    Args:
+        record: Its nonces are verified here, nothing else of it is.
+        rate: Of the receipt's scenario.
+
+    Raises:
+        VerificationError: Nonces that do not belong to this root, or not together.
+        MalformedInputError: No nonce.
+    """
+    seeds = seeds_of(record.root.payload_digest, record.secret, record.nonces)
     return is_challenged(record.receipt_digest, seeds, rate)
 
 

@@ -17,11 +17,11 @@ from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.epoch import (
     EPOCH,
     EpochRecord,
-    draws,
     issue_epoch,
     longest_epoch,
 )
-from bentoml_secure.receipts.epoch_root import EpochAuditor, EpochRoot, sign_root
+from bentoml_secure.receipts.epoch_closing import close_epoch, settle_epoch
+from bentoml_secure.receipts.epoch_root import EpochAuditor, sign_root, verify_root
 from bentoml_secure.receipts.receipt import RequiredAttachment, issue
 from bentoml_secure.scenario import Proving
 from bentoml_secure.signing import Envelope, SigningKey
@@ -78,27 +78,19 @@ class Gathered:
 
     def record(self, index: int) -> EpochRecord:
         """Return what an honest entry signs of a draft."""
+        ids = [draft.receipt.receipt_id for draft in self.drafts]
+        records = settle_epoch(
+            self.closed,
+            self.root,
+            self.nonces,
+            receipt_ids=dict(zip(self.closed.receipts, ids, strict=True)),
+            scenario=self.drafts[index].deployment.scenario,
+            issued_at=self.signed_at,
+        )
+        # Whatever a test has made of the draft since, an honest entry says of that.
         draft = self.drafts[index]
-        scenario = draft.deployment.scenario
-        digest = issue(draft.receipt, draft.deployment.entry.signing).payload_digest
-        record = EpochRecord(
-            receipt_id=draft.receipt.receipt_id,
-            receipt_digest=digest,
-            issued_at=format_time(self.signed_at),
-            root=self.root,
-            index=index,
-            path=self.closed.tree.path(index),
-            secret=self.closed.secret,
-            nonces=self.nonces,
-            challenged=False,
-            deadline=None,
-        )
-        if not draws(record, scenario.challenge_rate):
-            return record
-        after = timedelta(seconds=scenario.proof_deadline_seconds)
-        return replace(
-            record, challenged=True, deadline=format_time(self.signed_at + after)
-        )
+        signed = issue(draft.receipt, draft.deployment.entry.signing)
+        return replace(records[index], receipt_digest=signed.payload_digest)
 
     def attach(self, index: int, record: EpochRecord | None = None) -> Bundle:
         """Sign a draft's receipt and where it stands, and return the whole bundle.
@@ -122,10 +114,9 @@ class Gathered:
 
     def rooted(self, **changes: Any) -> Gathered:
         """Return it with a root that says something else, signed all the same."""
-        root = replace(_root(self.drafts[0].deployment, self.closed), **changes)
-        return replace(
-            self, root=sign_root(root, self.drafts[0].deployment.entry.signing)
-        )
+        key = self.drafts[0].deployment.entry.signing
+        root = replace(verify_root(self.root, key.public), **changes)
+        return replace(self, root=sign_root(root, key))
 
 
 def auditor_key(name: str) -> SigningKey:
@@ -154,7 +145,12 @@ def gather(
     )
     drafts = tuple(_join(log, build_draft(deployment, label=la)) for la in labels)
     (closed,) = log.close(deployment.now + CLOSES)
-    root = sign_root(_root(deployment, closed), deployment.entry.signing)
+    root = close_epoch(
+        closed,
+        key_document=deployment.entry.document.digest,
+        scenario=deployment.scenario.digest,
+        key=deployment.entry.signing,
+    )
     return Gathered(drafts=drafts, closed=closed, root=root)
 
 
@@ -167,11 +163,3 @@ def _join(log: EpochLog, draft: Draft) -> Draft:
     receipt = replace(draft.receipt, epoch=epoch, attachments=attachments)
     log.add(epoch, issue(receipt, deployment.entry.signing).payload_digest)
     return replace(draft, receipt=receipt)
-
-
-def _root(deployment: Deployment, closed: ClosedEpoch) -> EpochRoot:
-    return EpochRoot.of(
-        closed,
-        key_document=deployment.entry.document.digest,
-        scenario=deployment.scenario.digest,
-    )

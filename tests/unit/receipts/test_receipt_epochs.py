@@ -30,6 +30,7 @@ from bentoml_secure.receipts.attachments import (
 )
 from bentoml_secure.receipts.bundle import Bundle, parse_bundle
 from bentoml_secure.receipts.epoch import EpochRecord, longest_epoch
+from bentoml_secure.receipts.epoch_closing import settle_epoch
 from bentoml_secure.receipts.epoch_root import (
     AuditorNonce,
     challenge_again,
@@ -549,3 +550,22 @@ def test_a_trust_file_names_auditors(gathered: Gathered) -> None:
     for odd in ('["ann"]', "[]", '{ unchecked = "why" }'):
         with pytest.raises(ConfigurationError, match="challenge_auditors"):
             parse_trust(f"challenge_auditors = {odd}\n{written}".encode())
+
+
+def test_an_epoch_is_settled_with_ids_and_nonces_that_hold(gathered: Gathered) -> None:
+    closed, root = gathered.closed, gathered.root
+    ids = dict.fromkeys(closed.receipts, "00" * 16)
+    terms: dict[str, Any] = {
+        "scenario": gathered.drafts[0].deployment.scenario,
+        "issued_at": gathered.signed_at,
+    }
+    assert len(settle_epoch(closed, root, [], receipt_ids=ids, **terms)) == 5
+    del ids[closed.receipts[3]]
+    with pytest.raises(ConfigurationError, match="epoch 0: no id of receipt sha256"):
+        settle_epoch(closed, root, [], receipt_ids=ids, **terms)
+    with pytest.raises(ConfigurationError, match="nonces: got 17, want at most 16"):
+        settle_epoch(closed, root, [root] * 17, receipt_ids={}, **terms)
+    ids = dict.fromkeys(closed.receipts, "00" * 16)
+    stale = nonce(gathered, root=digest_json("another"))
+    with pytest.raises(VerificationError, match="got one over sha256-jcs-v1"):
+        settle_epoch(closed, root, [stale], receipt_ids=ids, **terms)
