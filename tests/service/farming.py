@@ -28,6 +28,7 @@ from bentoml_secure.proofs.proof import Limits, ProvingKey, VerificationKey
 from bentoml_secure.proofs.work import Payload, Told, Work
 
 QUEUE = "farming"
+SIGNATURE_BYTES = 16
 LIMITS = Limits(memory_bytes=4 << 30, seconds=120)
 BUDGET = Budget(slots=2, memory_bytes=1 << 40, lease_seconds=600, poll_seconds=0.05)
 
@@ -115,7 +116,7 @@ def mortal(call: Callable[..., Any], name: str, step: str, folder: Path) -> Any:
 
 def sign(key: JobKey, result: bytes) -> bytes:
     """Sign in a way that another time would be seen: no two are the same."""
-    return result + os.urandom(16)
+    return result + os.urandom(SIGNATURE_BYTES)
 
 
 async def farm(url: str, work: str, step: str, folder: Path) -> None:

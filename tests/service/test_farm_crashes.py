@@ -13,21 +13,18 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from bentoml_secure.proofs.backends.ezkl import Ezkl
 from bentoml_secure.proofs.jobs.job import Job, JobKey, Priority, State
 from bentoml_secure.proofs.jobs.store import JobStore
-from bentoml_secure.proofs.proof import Facts, SegmentProof, VerificationKey
 from bentoml_secure.statements import utc_now
 from tests import postgresql
-from tests.proven_case import FEATURES, PARAMETERS, SALT, circuit
-from tests.service.farming import LIMITS, QUEUE, STEPS
+from tests.service.farming import LIMITS, QUEUE, SIGNATURE_BYTES, STEPS
+from tests.service.proving_folder import order, prepared, require_proof
 
 ROOT = Path(__file__).parents[2]
-SIGNATURE_BYTES = 16
 SECONDS = 60
 
 
@@ -158,41 +155,14 @@ def test_collected_twice_is_the_same(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def proving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a circuit and its keys."""
-    folder, ezkl = tmp_path_factory.mktemp("proving"), Ezkl()
-    model = circuit(np.eye(FEATURES, dtype=np.float32), relu=True)
-    settings, _ = ezkl.measure(model, PARAMETERS, LIMITS)
-    compiled = ezkl.compile(model, settings, LIMITS)
-    for name, data in (
-        ("settings", settings),
-        ("circuit", compiled),
-        ("srs", b""),
-        ("pk", b""),
-    ):
-        (folder / name).write_bytes(data)
-    ezkl.generate_srs(PARAMETERS.logrows, folder / "srs", LIMITS)
-    key = ezkl.set_up(compiled, folder / "srs", folder / "pk", LIMITS)
-    (folder / "vk").write_bytes(key)
+    folder = tmp_path_factory.mktemp("proving")
+    prepared(folder)
     return folder
-
-
-def order(number: int) -> bytes:
-    boundary = [*range(number, number + FEATURES), *SALT.expand(bytes([number]) * 32)]
-    return json.dumps([boundary, SALT.expand(bytes([number + 1]) * 32)]).encode()
 
 
 def provers(farm: subprocess.Popen[bytes]) -> list[psutil.Process]:
     name = "bentoml_secure.proofs.backends.ezkl_child"
     return [p for p in psutil.Process(farm.pid).children() if name in p.cmdline()]
-
-
-def require_proof(result: bytes, folder: Path) -> Facts:
-    proof = SegmentProof.from_json(json.loads(result[:-SIGNATURE_BYTES]))
-    key = VerificationKey(
-        settings=(folder / "settings").read_bytes(), key=(folder / "vk").read_bytes()
-    )
-    srs = (folder / "srs").read_bytes()
-    Ezkl().verify([(proof, key)], srs[4:68] + srs[-256:], LIMITS)
-    return proof.facts
 
 
 @pytest.mark.parametrize("victim", ["prover", "farm"])
@@ -217,7 +187,9 @@ def test_killed_while_it_proves(proving: Path, tmp_path: Path, victim: str) -> N
     assert not died(farm)
     told = store.status([made.key])[made.key]
     assert (told.state, told.attempt) == (State.DONE, 2)
-    facts = require_proof(store.results([made.key])[made.key], proving)
+    facts = require_proof(
+        store.results([made.key])[made.key][:-SIGNATURE_BYTES], proving
+    )
     boundary, salt = json.loads(made.order)
     out = json.loads(store.links([made.key])[made.key])
     assert Ezkl().hash([boundary, salt, out], LIMITS) == [
