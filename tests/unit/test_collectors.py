@@ -121,6 +121,16 @@ def test_attested_goes_up_and_down() -> None:
     assert REGISTRY.get_sample_value(f"{PREFIX}_attested", labels) == 0
 
 
+def test_proofs_that_are_owed_and_made() -> None:
+    metrics.set_proof_queue_depth(3)
+    assert value("proof_queue_depth") == 3
+    labels = {"segment": "metrics", "phase": "prove"}
+    before = value("proof_seconds_count", **labels)
+    metrics.observe_proof("metrics", "prove", 2.5)
+    assert value("proof_seconds_count", **labels) == before + 1
+    metrics.set_proof_queue_depth(0)
+
+
 def test_overhead_is_observed_though_the_block_fails() -> None:
     name, label = "request_overhead_seconds_count", {"mechanism": "session"}
     before = value(name, **label)

@@ -475,3 +475,20 @@ def test_other_stores_are_refused(tmp_path: Path) -> None:
         JobStore(url, queue="")
     with pytest.raises(ConfigurationError, match="0 attempts"):
         JobStore(url, queue="q", max_attempts=0)
+
+
+def test_a_server_that_ended_our_connections_is_asked_again(server: str) -> None:
+    store = JobStore(server, queue="ended connections")
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        others = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        ended = f"SELECT pg_terminate_backend(pid) FROM ({others}) AS others"  # noqa: S608
+        assert connection.execute(text(ended)).all()
+    engine.dispose()
+    assert store.submit(job())
+    store.close()
+
+
+def test_many_keys_are_asked_for_at_once(store: JobStore) -> None:
+    store.submit(job(7))
+    assert set(store.status([key(number) for number in range(1000)])) == {key(7)}
