@@ -4,7 +4,7 @@
     srs.json     there where files were generated: their digests, and the one secret
                  that they follow from; such files are unsafe
 
-A file's digest is taken before every use: 16 MiB, the file of 2**17 rows, take 10 ms.
+A file's digest is taken before every use: 16 MiB, the file of 2**17 rows, take 25 ms.
 A larger file is never used for fewer rows: ezkl cuts it down at every call, for
 minutes.
 """
