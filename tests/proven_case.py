@@ -121,9 +121,10 @@ def set_up() -> ProofSetUp:
 
 def deploy(proving: ProofSetUp | None = None, proof: str = "every") -> Deployment:
     """Return a deployment that proves."""
+    made = proving or set_up()
     return build_deployment(
-        segments=2,
-        set_up=proving or set_up(),
+        segments=len(made.keys),
+        set_up=made,
         terms={"proof": Proving(proof)},
     )
 

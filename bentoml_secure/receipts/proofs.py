@@ -218,7 +218,17 @@ def _deviation(value: object, outputs: object) -> dict[str, float] | None:
 
 
 def issue_proof(record: ProofRecord, key: SigningKey) -> Envelope:
-    """Sign a proof and what it belongs to, with the key of its key document."""
+    """Sign a proof and what it belongs to, with the key of its key document.
+
+    Raises:
+        MalformedInputError: An opening that no verifier would read, or a deviation
+            that is no number.
+    """
+    if record.opening is not None and len(record.opening) > MAX_OPENING_BYTES:
+        raise MalformedInputError(
+            f"{PROOF} opening: got {len(record.opening)} bytes, want at most "
+            f"{MAX_OPENING_BYTES}"
+        )
     return issue_attachment(
         Attachment(
             kind=PROOF,

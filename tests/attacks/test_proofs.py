@@ -41,12 +41,14 @@ from bentoml_secure.testing.proofs import (
     Records,
     attach,
     attested,
+    prove_draft,
     record_of,
     run_chain,
     secrets_of,
 )
 from bentoml_secure.testing.receipts import Behaviour, Draft, build_draft
 from tests import proven_case
+from tests.proven_case import IDENTITY
 
 Change = Callable[[ProofRecord], ProofRecord]
 OTHER = "another request"
@@ -288,6 +290,45 @@ class TestReplay:
         records[0, 1] = replace(records[0, 1], opening=other[0, 1].opening)
         found = findings(draft, records, opened=True)
         assert "does not open" in found["proof opening infer 0 segment 1"]
+
+
+class TestOtherPlaces:
+    """Of one request, whose every proof is genuine, and in another place."""
+
+    def test_infers_mixed(self) -> None:
+        draft, records = proven_case.proven(infers=2)
+        assert judge(draft, records, opened=True).claims["proofs"]["verified"] == 4
+        first, second = records[0, 1], records[1, 1]
+        mixed = {
+            **records,
+            (0, 1): replace(first, proof=second.proof),
+            (1, 1): replace(second, proof=first.proof),
+        }
+        assert findings(draft, mixed).keys() == {
+            "proof infer 0 link 0 to 1",
+            "proof infer 1 link 0 to 1",
+        }
+
+    def test_a_plan_of_one_segment_has_both_ends(self) -> None:
+        made = proven_case.set_up_with([proven_case.circuit(IDENTITY)], "one")
+        draft = build_draft(proven_case.deploy(made))
+        records = prove_draft(draft)
+        verdict = judge(draft, records, opened=True)
+        assert verdict.claims["proof_opening"] == "checked"
+        other = record_of(
+            draft,
+            records[0, 0].receipt_digest,
+            (0, 0),
+            records[0, 0].proof,
+            (0, 0, 0, 0),
+            draft.outputs,
+        )
+        found = findings(draft, [replace(other, deviation={"y": 0.0})], opened=True)
+        assert found.keys() == {
+            "proof opening infer 0 segment 0 boundary out",
+            "proof opening infer 0 segment 0 deviation",
+            "proof opening infer 0 segment 0 deviation y",
+        }
 
 
 class TestTheAnswer:

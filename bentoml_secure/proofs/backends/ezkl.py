@@ -122,21 +122,33 @@ class Ezkl:
         circuit: Contents,
         inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
         limits: Limits,
+        *,
+        settings: bytes | None = None,
     ) -> list[BoundaryValues]:
         """Return the boundary that comes out, for each boundary and next salt."""
         made: list[BoundaryValues] = []
-        run(
-            Task(
-                module=_CHILD,
-                name="execute",
-                arguments={"inputs": inputs},
-                files={"circuit": circuit},
-                outputs=("input", "witness"),
-            ),
+        bound = None if settings is None else _lookup_bound(settings)
+        _execute(
+            circuit,
+            inputs,
             limits,
+            bound,
             lambda event: made.append(tuple(event["executed"])),
         )
         return made
+
+    def lookups(
+        self,
+        circuit: Contents,
+        inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
+        limits: Limits,
+    ) -> int:
+        """Return the largest magnitude that is looked up, 0 without look-ups."""
+        made: list[int] = []
+        _execute(
+            circuit, inputs, limits, None, lambda event: made.append(event["looked_up"])
+        )
+        return max(made, default=0)
 
     def prove(
         self,
@@ -160,7 +172,11 @@ class Ezkl:
             Task(
                 module=_CHILD,
                 name="prove",
-                arguments={"boundary": boundary, "salt": salt},
+                arguments={
+                    "boundary": boundary,
+                    "salt": salt,
+                    "lookup_bound": _lookup_bound(key.verification.settings),
+                },
                 files={
                     "circuit": key.circuit,
                     "pk": key.key,
@@ -189,15 +205,18 @@ class Ezkl:
     ) -> None:
         """Return if every proof verifies; one process for all."""
         files: dict[str, Contents] = {"srs": verifier_file(srs)}
+        # Each key once: a thousand proofs must not need as many files.
+        keys: dict[VerificationKey, int] = {}
         given = []
-        for index, (proof, key) in enumerate(proofs):
-            files[f"settings{index}"] = key.settings
-            files[f"vk{index}"] = key.key
+        for proof, key in proofs:
+            index = keys.setdefault(key, len(keys))
+            files[f"settings{index}"], files[f"vk{index}"] = key.settings, key.key
             facts = proof.facts
             given.append(
                 {
                     "instances": [facts.input, facts.salt, facts.output],
                     "proof": proof.proof.hex(),
+                    "key": index,
                 }
             )
         if given:
@@ -219,6 +238,28 @@ class Ezkl:
             lambda event: told.extend(event["hashes"]),
         )
         return told
+
+
+def _execute(
+    circuit: Contents,
+    inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
+    limits: Limits,
+    lookup_bound: int | None,
+    said: Callable[[Event], None],
+) -> None:
+    task = Task(
+        module=_CHILD,
+        name="execute",
+        arguments={"inputs": inputs, "lookup_bound": lookup_bound},
+        files={"circuit": circuit},
+        outputs=("input", "witness"),
+    )
+    run(task, limits, said)
+
+
+def _lookup_bound(settings: bytes) -> int:
+    # Of our own settings: plus and minus the same.
+    return int(json.loads(settings)["run_args"]["lookup_range"][1])
 
 
 def verifier_file(verifier: bytes) -> bytes:

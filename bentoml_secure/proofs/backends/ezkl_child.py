@@ -86,7 +86,10 @@ def _set_up(arguments: Arguments, paths: Paths, tell: Tell) -> None:
         ezkl.setup(paths["circuit"], paths["vk"], paths["pk"], srs_path=paths["srs"])
 
 
-def _witness(paths: Paths, boundary: Sequence[int], salt: Sequence[int]) -> list[int]:
+def _witness(
+    paths: Paths, boundary: Sequence[int], salt: Sequence[int], bound: int | None
+) -> tuple[list[int], int]:
+    """Return what comes out, and the largest magnitude of a look-up's argument."""
     import ezkl
 
     data = [[element(v) for v in values] for values in (boundary, salt)]
@@ -98,18 +101,28 @@ def _witness(paths: Paths, boundary: Sequence[int], salt: Sequence[int]) -> list
     # Extra and missing inputs pass unnoticed otherwise.
     if witness["inputs"] != data or len(witness["outputs"]) != 1:
         raise MalformedInputError("witness: its inputs are not those that were given")
-    return [integer(text) for text in witness["outputs"][0]]
+    looked_up = max(witness["max_lookup_inputs"], -witness["min_lookup_inputs"])
+    # A witness is made all the same, and a prover of it does not end.
+    if bound is not None and looked_up > bound:
+        raise MalformedInputError(
+            f"a value out of the circuit's range: {looked_up} is looked up in a table "
+            f"that ends at {bound}"
+        )
+    return [integer(text) for text in witness["outputs"][0]], looked_up
 
 
 def _execute(arguments: Arguments, paths: Paths, tell: Tell) -> None:
     for boundary, salt in arguments["inputs"]:
-        tell({"executed": _witness(paths, boundary, salt)})
+        made, looked_up = _witness(paths, boundary, salt, arguments["lookup_bound"])
+        tell({"executed": made, "looked_up": looked_up})
 
 
 def _prove(arguments: Arguments, paths: Paths, tell: Tell) -> None:
     import ezkl
 
-    made = _witness(paths, arguments["boundary"], arguments["salt"])
+    made, _ = _witness(
+        paths, arguments["boundary"], arguments["salt"], arguments["lookup_bound"]
+    )
     tell({"executed": made})
     ezkl.prove(
         paths["witness"],
@@ -149,8 +162,8 @@ def _verify(arguments: Arguments, paths: Paths, tell: Tell) -> None:
         try:
             _verify_one(
                 paths,
-                f"settings{index}",
-                f"vk{index}",
+                f"settings{given['key']}",
+                f"vk{given['key']}",
                 "srs",
                 given["instances"],
                 list(bytes.fromhex(given["proof"])),

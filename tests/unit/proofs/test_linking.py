@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -80,6 +81,18 @@ def test_a_run_is_verified_in_one_process(
     chains = [dict(enumerate(proofs)), {1: proofs[1]}]
     verify_chains(manifest, keys, chains, backend=backend, limits=LIMITS)
     assert backend.verified == [2, 3]
+
+
+def test_many_proofs_of_few_keys_need_few_files(
+    manifest: Manifest, keys: list[VerificationKey], proofs: list[SegmentProof]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        chains = [dict(enumerate(proofs))] * 50
+        verify_chains(manifest, keys, chains, backend=Recording(), limits=LIMITS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
