@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,21 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bentoml_secure.audit.freivalds import FreivaldsCheck, FreivaldsReferee
+from bentoml_secure.audit.recompute import Served, Verdict, recompute
+from bentoml_secure.consensus.asks import Answer
+from bentoml_secure.consensus.rules import load_rule
+from bentoml_secure.consensus.tally import Vote
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
     VerificationError,
 )
+from bentoml_secure.signing import Envelope, SigningKey, sign
 from bentoml_secure.split import split_onnx
 from bentoml_secure.split.integer_layer import IntegerLayer, read_integer_layer
 from bentoml_secure.split.plan import Plan
 from bentoml_secure.split.runtime import LoadedSegment, load_segment
-from bentoml_secure.tensors import Array
+from bentoml_secure.tensors import Array, commit
 
 RNG = np.random.default_rng(20260601)
 FEATURES, HIDDEN, CLASSES = 24, 40, 8
@@ -150,6 +157,49 @@ def test_a_referee_of_a_real_segment(mlp: tuple[Path, Plan]) -> None:
     lie = {"sums": passed[1]["sums"] - 1}
     answered = referee.answer(passed[0], lie)
     np.testing.assert_array_equal(answered["sums"], passed[1]["sums"])
+
+
+@dataclass(frozen=True)
+class MadeHere:
+    tensors: Mapping[str, Array]
+    envelope: Envelope = field(
+        default_factory=lambda: sign(SigningKey.generate(), "t", {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "verdict"), [(0, Verdict.AGREES), (1, Verdict.DIFFERS)]
+)
+async def test_an_audit_by_checks_says_what_one_by_recomputing_says(
+    mlp: tuple[Path, Plan], lie: int, verdict: Verdict
+) -> None:
+    """The referee's answer goes into ``recompute`` as any other's does."""
+    x = RNG.integers(0, 256, (6, FEATURES)).astype(np.uint8)
+    passed, salts = run_chain(mlp, x), {"sums": bytes(32)}
+    outputs = {"sums": passed[1]["sums"] + lie}
+    segment = load_segment(*mlp, 0)
+    referee = FreivaldsReferee(read(*mlp), segment.run, draw=secrets.token_bytes)
+    served = Served(
+        infer=0,
+        segment=0,
+        auditor="referee",
+        inputs=passed[0],
+        outputs=outputs,
+        commitments=commit(outputs, salts),
+        tolerance=0.0,
+        distance=load_rule("within_tolerance").distance,
+    )
+
+    async def ask(given: Served) -> Answer[MadeHere]:
+        """Answer as the referee does, and commit to it."""
+        made = referee.answer(given.inputs, given.outputs)
+        committed = tuple(sorted(commit(made, salts).items()))
+        vote = Vote(replica=given.auditor, commitments=committed)
+        return Answer(vote=vote, value=MadeHere(made))
+
+    (found,) = await recompute([served], ask, deadline_seconds=5)
+    assert found.verdict is verdict
+    assert (found.distance == 0) is (lie == 0)
 
 
 FLOATS: dict[str, Any] = {

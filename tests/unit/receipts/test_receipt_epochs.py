@@ -29,7 +29,7 @@ from bentoml_secure.receipts.attachments import (
     verify_attachment,
 )
 from bentoml_secure.receipts.bundle import Bundle, parse_bundle
-from bentoml_secure.receipts.epoch import EpochRecord, longest_epoch
+from bentoml_secure.receipts.epoch import EpochRecord, epoch_among, longest_epoch
 from bentoml_secure.receipts.epoch_closing import settle_epoch
 from bentoml_secure.receipts.epoch_root import (
     AuditorNonce,
@@ -569,3 +569,15 @@ def test_an_epoch_is_settled_with_ids_and_nonces_that_hold(gathered: Gathered) -
     stale = nonce(gathered, root=digest_json("another"))
     with pytest.raises(VerificationError, match="got one over sha256-jcs-v1"):
         settle_epoch(closed, root, [stale], receipt_ids=ids, **terms)
+
+
+def test_an_epoch_is_found_among_those_of_others(gathered: Gathered) -> None:
+    entry = gathered.drafts[0].deployment.entry.signing.public
+    bundles = [gathered.attach(index) for index in range(3)]
+    all_of_them = [bundle.attachments[-1] for bundle in bundles]
+    odd = replace(all_of_them[0], payload=b"{}")
+    for index, bundle in enumerate(bundles):
+        digest = bundle.receipt.payload_digest
+        found = epoch_among([odd, *all_of_them], entry, digest)
+        assert found == gathered.record(index)
+    assert epoch_among([odd], entry, bundles[0].receipt.payload_digest) is None
