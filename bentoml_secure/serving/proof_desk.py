@@ -387,9 +387,11 @@ class ProofDesk:
         moved = False
         if report.state == "missing":
             prover.handed_over.discard(order.key)
-        if report.link is not None and order.key not in prover.linked:
-            moved = await self._relay(prover, order.key, report.link)
-        if report.state == "done" and report.attachment is not None:
+        linked = report.link is None or order.key in prover.linked
+        if report.link is not None and not linked:
+            moved = linked = await self._relay(prover, order.key, report.link)
+        # What it hands on is gone with its order: not before the next one has it.
+        if linked and report.state == "done" and report.attachment is not None:
             await self._settle(prover, order, report)
             await self._ask(prover, attested, keys_message("forget", [order.key]))
             moved = True

@@ -14,7 +14,7 @@ from bentoml_secure.keys.release import fetch_segment_key
 from bentoml_secure.keys.release_messages import ReleaseRequest
 from bentoml_secure.keys.sealed_proofs import open_sealed_setup, require_sealed_setup
 from bentoml_secure.keys.segment_key import SegmentKey
-from bentoml_secure.proofs.admission import available_memory
+from bentoml_secure.proofs.admission import available_memory, estimate
 from bentoml_secure.proofs.backends import open_backend
 from bentoml_secure.proofs.executors.local import Local
 from bentoml_secure.proofs.farm import Budget, Farm
@@ -30,8 +30,9 @@ from bentoml_secure.serving.settings import (
 )
 from bentoml_secure.session.identity import Identity
 
-PROOF_SECONDS = 3600.0
-"""Until one proof is given up: the largest that fit a machine take minutes."""
+_LEAST_SECONDS = 60.0
+_PATIENCE = 20
+"""How many times the estimate a proof may take: others use the machine as well."""
 
 
 def open_work(
@@ -70,6 +71,7 @@ def open_work(
         kept = settings.folder / f"{name.lower()}.order.key"
         secret = read_or_make_order_secret(kept)
     setup = folder.manifest.segments[index]
+    seconds = estimate(setup.proving_key_bytes).most_cpu_seconds
     return SegmentWork(
         index=index,
         manifest=folder.manifest,
@@ -79,7 +81,7 @@ def open_work(
         backend=open_backend(folder.manifest.backend),
         limits=Limits(
             memory_bytes=setup.memory_bytes,
-            seconds=PROOF_SECONDS,
+            seconds=_LEAST_SECONDS + _PATIENCE * seconds,
             threads=settings.threads,
             background=True,
         ),
