@@ -286,8 +286,8 @@ def _require_ended(context: RequestContext) -> None:
 
 
 def _last(scope: Scope, name: str, default: str) -> str:
-    query = parse_qs(scope["query_string"].decode("latin-1"))
-    return query.get(name, [default])[-1]
+    query: str = scope["query_string"].decode("latin-1")
+    return parse_qs(query).get(name, [default])[-1]
 
 
 def _wait_seconds(scope: Scope) -> float:

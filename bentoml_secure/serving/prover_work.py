@@ -276,6 +276,10 @@ class SegmentWork:
                 f"execute: got {len(boundary)} values and {len(salt)} of salt, want "
                 f"{want} and {form.elements}"
             )
+        key = self.proving_key
         return self.backend.execute(
-            self.proving_key.circuit, [(boundary, salt)], self.limits
+            key.circuit,
+            [(boundary, salt)],
+            self.limits,
+            settings=key.verification.settings,
         )[0]
