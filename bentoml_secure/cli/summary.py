@@ -40,6 +40,7 @@ def receipt_lines(claims: Claims) -> list[str]:
         *_replicas("skipped", claims["skipped"]),
         *_replicas("not blind", claims["not_blind"]),
         *_audit(claims["audited"]),
+        *_epoch(claims),
         *_proofs(claims),
         *(f"still to come: {kind}" for kind in claims["missing_attachments"]),
         *_words(labels),
@@ -93,6 +94,22 @@ def _audit(entries: Sequence[Claims]) -> Iterator[str]:
     if entries:
         agree = sum(entry["verdict"] == "agrees" for entry in entries)
         yield f"audited: {agree} of {len(entries)} segments computed again, and agree"
+
+
+def _epoch(claims: Claims) -> Iterator[str]:
+    epoch = claims.get("epoch")
+    if epoch is None:
+        return
+    auditors, place = (
+        epoch["auditors"],
+        f"receipt {epoch['index'] + 1} of {epoch['of']}",
+    )
+    drawn = f"challenged, proofs due by {epoch['deadline']}"
+    yield f"epoch {epoch['number']}: {place}"
+    yield f"  {drawn if epoch['challenged'] else 'not challenged'}"
+    if not auditors:
+        yield "  drawn by the entry alone, which could arrange the epoch to suit itself"
+    yield from (f"  drawn by auditor {auditor} too" for auditor in auditors)
 
 
 def _proofs(claims: Claims) -> Iterator[str]:
