@@ -4,9 +4,14 @@
     next_salt     float32[1, S]       of the boundary that comes out
     boundary_out  float32[1, m + S]   the segment's outputs, flattened, then next_salt
 
-The segment's own nodes and weights stand in it unchanged. What is added only cuts the
-boundary apart and joins the next one. Sizes are fixed: a circuit has one shape. The
-same plan gives the same bytes, so that a verifier can build the circuit anew.
+The segment's own nodes and weights stand in it, and what is added cuts the boundary
+apart and joins the next one. Sizes are fixed: a circuit has one shape. The same plan
+gives the same bytes, so that a verifier can build the circuit anew.
+
+Functions that flatten out get their argument clipped where they are flat: a circuit
+looks them up in a table as wide as the arguments can be, and one answer far from the
+others would make the table a thousand times as wide for nothing. What that changes is
+at most ``SATURATED``, and part of what a set-up's samples measure.
 """
 
 from __future__ import annotations
@@ -30,8 +35,16 @@ BOUNDARY_OUT = "boundary_out"
 _PREFIX = "proof"
 _PRODUCER = "bentoml_secure"
 _DTYPE = "float32"
-# In it Slice takes its ends as inputs, as they are given here.
-_LEAST_OPSET = 10
+# In it Slice and Clip take their ends as inputs, as they are given here.
+_LEAST_OPSET = 11
+
+SATURATED: Mapping[str, tuple[float, float]] = {
+    "Sigmoid": (8.0, 3.4e-4),
+    "Tanh": (4.5, 2.5e-4),
+    "Erf": (3.0, 2.3e-5),
+}
+"""By operator: the magnitude at which its argument is clipped, and what that changes
+at most: 1 - sigmoid(8), 1 - tanh(4.5), 1 - erf(3)."""
 
 Form = tuple[FixedTensor, ...]
 """The tensors of one boundary, in order."""
@@ -157,9 +170,11 @@ def circuit_model(
     made.graph.sparse_initializer.extend(graph.sparse_initializer)
     added = _Added(made, own)
     added.cut(boundary, inputs)
-    made.graph.node.extend(graph.node)
+    for node in graph.node:
+        added.saturate(node)
     added.join(outputs, next_salt, boundary_out)
-    return made.SerializeToString(deterministic=True)
+    data: bytes = made.SerializeToString(deterministic=True)
+    return data
 
 
 def _require_opset(model: ModelProto, file: str) -> None:
@@ -228,6 +243,25 @@ class _Added:
             rows.append(self._name("row"))
             self._reshape(tensor.name, (1, math.prod(tensor.shape)), rows[-1])
         self._node("Concat", [*rows, salt], boundary, axis=1)
+
+    def saturate(self, node: NodeProto) -> None:
+        """Write one of the segment's own nodes; see the module for what is clipped."""
+        if node.op_type in SATURATED and node.domain in ("", "ai.onnx"):
+            most, _ = SATURATED[node.op_type]
+            clipped = self._name("clipped")
+            ends = [self._number("end", -most), self._number("end", most)]
+            self._node("Clip", [node.input[0], *ends], clipped)
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            copied.input[0] = clipped
+            node = copied
+        self._graph.node.append(node)
+
+    def _number(self, what: str, value: float) -> str:
+        name = self._name(what)
+        array = np.array(value, np.float32)
+        self._graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return name
 
     def _reshape(self, given: str, shape: Sequence[int], made: str) -> None:
         self._node("Reshape", [given, self._integers("shape", shape)], made)
