@@ -119,13 +119,15 @@ def set_up() -> ProofSetUp:
     return set_up_with([circuit(IDENTITY), circuit(IDENTITY, relu=True)])
 
 
-def deploy(proving: ProofSetUp | None = None, proof: str = "every") -> Deployment:
+def deploy(
+    proving: ProofSetUp | None = None, proof: str = "every", **terms: object
+) -> Deployment:
     """Return a deployment that proves."""
     made = proving or set_up()
     return build_deployment(
         segments=len(made.keys),
         set_up=made,
-        terms={"proof": Proving(proof)},
+        terms={"proof": Proving(proof), **terms},
     )
 
 

@@ -18,6 +18,7 @@ from bentoml_secure.digest import (
 )
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.receipts.case import Report
+from bentoml_secure.receipts.proof_opening import TENSOR_PURPOSE
 from bentoml_secure.receipts.receipt import Receipt
 from bentoml_secure.tensors import Array, commit
 
@@ -60,15 +61,26 @@ class Opening:
             )
 
 
-def judge_opening(opening: Opening, receipt: Receipt, report: Report) -> None:
-    """Compare what the caller holds with the receipt's commitments."""
+def judge_opening(
+    opening: Opening, receipt: Receipt, report: Report, *, served: str = TENSOR_PURPOSE
+) -> None:
+    """Compare what the caller holds with the receipt's commitments.
+
+    Args:
+        opening: What the caller holds.
+        receipt: Whose commitments are compared.
+        report: Takes the findings.
+        served: Purpose of the salts of the answer's tensors: that of the proven answer
+            is another than that of what replicas answered.
+    """
     first = receipt.infers[0]
-    for name, held, body, tensors in (
-        ("request", opening.request, receipt.request, first.inputs),
-        ("response", opening.response, receipt.response, first.outputs),
+    for name, held, body, tensors, purpose in (
+        ("request", opening.request, receipt.request, first.inputs, TENSOR_PURPOSE),
+        ("response", opening.response, receipt.response, first.outputs, served),
     ):
         if isinstance(held, Mapping):
-            _open_tensors(f"opening {name}", held, tensors, opening, receipt, report)
+            salts = {each: _salt(opening, receipt, purpose, each) for each in held}
+            _open_tensors(f"opening {name}", held, tensors, salts, report)
         elif held is not None:
             salt = _salt(opening, receipt, "body", name)
             _compare(f"opening {name}", commit_body(salt, held), body, report)
@@ -78,14 +90,12 @@ def _open_tensors(
     where: str,
     held: Mapping[str, Array],
     want: Mapping[str, Digest],
-    opening: Opening,
-    receipt: Receipt,
+    salts: Mapping[str, bytes],
     report: Report,
 ) -> None:
     if held.keys() != want.keys():
         report.add(f"{where} tensors", sorted(held), sorted(want))
         return
-    salts = {name: _salt(opening, receipt, "tensor", name) for name in held}
     for name, digest in commit(held, salts).items():
         _compare(f"{where} {name}", digest, want[name], report)
 

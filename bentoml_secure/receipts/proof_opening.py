@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 TENSOR_PURPOSE = "tensor"
 SERVED_PURPOSE = "served"
+"""Of the salts of the proven answer, where that one was served."""
 SALT_PURPOSE = "proof"
 INPUT_KEY = "proven-input"
 OUTPUT_KEY = "proven-output"

@@ -46,6 +46,7 @@ from bentoml_secure.receipts.drawing import judge_draw
 from bentoml_secure.receipts.obligations import judge_attachments
 from bentoml_secure.receipts.opening import Opening, judge_opening
 from bentoml_secure.receipts.parties import judge_parties, require_listed
+from bentoml_secure.receipts.proof_opening import SERVED_PURPOSE, TENSOR_PURPOSE
 from bentoml_secure.receipts.proving import CHECKER, Checker, judge_proofs
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.rounds import Judgement, judge_rounds
@@ -158,7 +159,8 @@ def verify_bundle(
     judge_proofs(judgement, opening, checker)
     _judge_times(case, report)
     if opening is not None:
-        judge_opening(opening, receipt, report)
+        served = SERVED_PURPOSE if bundle.scenario.serve_proven else TENSOR_PURPOSE
+        judge_opening(opening, receipt, report, served=served)
     if report.findings:
         raise ReceiptError(f"receipt {receipt.receipt_id} rejected", report.findings)
     if unavailable is not None:

@@ -13,12 +13,17 @@ from datetime import timedelta
 import numpy as np
 
 from bentoml_secure.digest import Digest
-from bentoml_secure.proofs.boundary import activations_of, deviations, floats_of
+from bentoml_secure.proofs.boundary import (
+    activations_of,
+    as_served,
+    deviations,
+    floats_of,
+)
 from bentoml_secure.proofs.orders import INPUT, SERVED, About
 from bentoml_secure.proofs.proof import BoundaryValues, SegmentProof
 from bentoml_secure.proofs.sealing import PROVEN, seal_opening
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.proof_opening import Secrets
+from bentoml_secure.receipts.proof_opening import SERVED_PURPOSE, Secrets
 from bentoml_secure.receipts.proofs import ProofRecord, evidence_nonce, issue_proof
 from bentoml_secure.signing import Envelope
 from bentoml_secure.statements import format_time
@@ -133,8 +138,9 @@ def record_of(
     if last:
         sealed |= {f"{SERVED}{name}": array for name, array in served.items()}
         sealed[PROVEN] = np.array(proven, np.int64)
-    outputs = manifest.segments[-1].outputs
-    deviation = deviations(floats_of(proven, outputs, manifest.scale), served)
+    answer = floats_of(proven, manifest.segments[-1].outputs, manifest.scale)
+    deviation = deviations(answer, served)
+    serves = last and draft.deployment.scenario.serve_proven
     process = draft.deployment.provers[segment]
     record = ProofRecord(
         receipt_id=draft.receipt.receipt_id,
@@ -150,6 +156,9 @@ def record_of(
         inputs=secrets.commit(draft.inputs) if first else None,
         outputs=secrets.commit(served) if last else None,
         deviation=deviation if last else None,
+        proven=secrets.commit(as_served(answer, served), SERVED_PURPOSE)
+        if serves
+        else None,
         opening=seal_opening(secrets.opening_key(last=last), sealed, about)
         if sealed
         else None,

@@ -6,6 +6,7 @@ holder of the root salt can tell, both are shown: what a stranger reads, and wha
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +27,18 @@ from bentoml_secure.proofs.proof import (
     MAX_PROOF_BYTES,
     SegmentProof,
 )
+from bentoml_secure.proofs.sealing import seal_opening
 from bentoml_secure.proofs.srs import verifier_digest, verifier_part
 from bentoml_secure.proofs.srs_folder import SrsFolder
 from bentoml_secure.receipts.attachments import issue_attachment, read_attachment
 from bentoml_secure.receipts.bundle import Bundle, parse_bundle
-from bentoml_secure.receipts.opening import Opening
-from bentoml_secure.receipts.proofs import ProofRecord, issue_proof
+from bentoml_secure.receipts.opening import Opened, Opening
+from bentoml_secure.receipts.proof_opening import SERVED_PURPOSE
+from bentoml_secure.receipts.proofs import (
+    MAX_OPENING_BYTES,
+    ProofRecord,
+    issue_proof,
+)
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.receipts.verify import State, Verdict, verify_bundle
 from bentoml_secure.statements import format_time
@@ -72,16 +79,19 @@ def judge(
     opened: bool = False,
     seconds: float = 5,
     bundle: Bundle | None = None,
+    response: Opened | None = None,
 ) -> Verdict:
     """Judge a receipt with these proofs, as it would travel."""
     deployment = draft.deployment
     whole = attach(bundle or draft.bundle(), deployment, records)
-    opening = Opening(salt=draft.salt, request=draft.request) if opened else None
+    opening = Opening(
+        salt=draft.salt, request=draft.request, response=response or draft.response
+    )
     return verify_bundle(
         parse_bundle(canonical_json(whole.to_json())),
         trust or deployment.trust,
         now=deployment.now + timedelta(seconds=seconds),
-        opening=opening,
+        opening=opening if opened else None,
     )
 
 
@@ -400,6 +410,101 @@ class TestTheAnswer:
         found = findings(draft, records)
         assert found["proof infer 0 segment 1 outputs"] == "None"
         assert found["proof infer 0 segment 1 opening"] == "none"
+
+
+class TestTheProvenAnswer:
+    """Served itself, where the scenario says so: replicas agreed on one close to it."""
+
+    @staticmethod
+    @functools.cache
+    def served() -> tuple[Draft, Records]:
+        near = {(0, 1, replica): Behaviour.NEAR for replica in range(3)}
+        deployment = proven_case.deploy(serve_proven=True)
+        draft = build_draft(deployment, behaviours=near)
+        answer = secrets_of(draft, 0).commit({"y": draft.inputs["x"]}, SERVED_PURPOSE)
+        infers = (replace(draft.receipt.infers[0], outputs=answer),)
+        draft = replace(draft, receipt=replace(draft.receipt, infers=infers))
+        return draft, prove_draft(draft)
+
+    def test_is_close_to_the_agreed_one(self) -> None:
+        draft, records = self.served()
+        verdict = judge(draft, records, opened=True)
+        assert verdict.claims["proof_opening"] == "checked"
+        assert 0 < verdict.claims["proofs"]["deviation"]["y"] < 1e-5
+        # The caller has the proven tensors; those that were agreed on, it never had.
+        judge(draft, records, opened=True, response={"y": draft.inputs["x"]})
+        found = findings(draft, records, opened=True, response=draft.outputs)
+        assert found.keys() == {"opening response y"}
+
+    def test_is_not_the_agreed_one(self) -> None:
+        draft, records = self.served()
+        agreed = records[0, 1].outputs
+        lie = {**records, (0, 1): replace(records[0, 1], proven=agreed)}
+        assert "proof infer 0 segment 1 proven" in findings(draft, lie)
+
+    def test_is_none_that_a_prover_made_up(self) -> None:
+        # Receipt and prover agree on what was served; the proof is of another answer.
+        draft, records = self.served()
+        made_up = secrets_of(draft, 0).commit(
+            {"y": draft.inputs["x"] + 1}, SERVED_PURPOSE
+        )
+        infers = (replace(draft.receipt.infers[0], outputs=made_up),)
+        odd = replace(draft, receipt=replace(draft.receipt, infers=infers))
+        proven = activations_of(
+            {"y": draft.inputs["x"]},
+            proven_case.set_up().manifest.segments[-1].outputs,
+            proven_case.PARAMETERS.scale,
+        )
+        digest = odd.bundle().receipt.payload_digest
+        lie = {
+            place: record_of(odd, digest, place, record.proof, proven, odd.outputs)
+            for place, record in records.items()
+        }
+        lie[0, 1] = replace(lie[0, 1], proven=made_up)
+        assert judge(odd, lie).state is State.ACCEPTED
+        assert findings(odd, lie, opened=True).keys() == {
+            "proof opening infer 0 segment 1 proven"
+        }
+
+
+class TestOpenings:
+    def reseal(
+        self, draft: Draft, record: ProofRecord, tensors: Mapping[str, Any]
+    ) -> ProofRecord:
+        key = secrets_of(draft, 0).opening_key(last=record.segment == 1)
+        return replace(record, opening=seal_opening(key, tensors, record.about))
+
+    def test_of_other_tensors(self, draft: Draft, records: Records) -> None:
+        other = {"input.z": draft.inputs["x"]}
+        records[0, 0] = self.reseal(draft, records[0, 0], other)
+        found = findings(draft, records, opened=True)
+        assert found.keys() == {"proof opening infer 0 segment 0 tensors"}
+
+    def test_of_another_input(self, draft: Draft, records: Records) -> None:
+        other = {"input.x": draft.inputs["x"] + 1}
+        records[0, 0] = self.reseal(draft, records[0, 0], other)
+        assert judge(draft, records).state is State.ACCEPTED
+        assert findings(draft, records, opened=True).keys() == {
+            "proof opening infer 0 segment 0 input x",
+            "proof opening infer 0 segment 0 boundary in",
+        }
+
+    def test_of_another_shape(self, draft: Draft, records: Records) -> None:
+        other = {"input.x": draft.inputs["x"].ravel()}
+        records[0, 0] = self.reseal(draft, records[0, 0], other)
+        found = findings(draft, records, opened=True)
+        assert "a proof is of one shape" in found["proof opening infer 0 segment 0"]
+
+    def test_none(self, draft: Draft, records: Records) -> None:
+        records[0, 0] = replace(records[0, 0], opening=None)
+        assert findings(draft, records)["proof infer 0 segment 0 opening"] == "none"
+        found = findings(draft, records, opened=True)
+        assert found["proof opening infer 0 segment 0"] == "none"
+
+    def test_too_large_to_be_read(self, draft: Draft, records: Records) -> None:
+        odd = replace(records[0, 0], opening=bytes(MAX_OPENING_BYTES + 1))
+        with pytest.raises(MalformedInputError, match="want at most"):
+            issue_proof(odd, draft.deployment.provers[0].signing)
 
 
 class TestWithheld:
