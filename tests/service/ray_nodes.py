@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from bentoml_secure.proofs.work import Payload, Told, Work
 from tests.harness import free_port
 from tests.service.farming import RealWork
@@ -24,6 +27,7 @@ from tests.service.farming import RealWork
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 NODE = "BENTOML_SECURE_TEST_NODE"
+TOKEN = "RAY_AUTH_TOKEN"
 WORKER = "proving"
 MEMORY_BYTES = 2_000_000_000
 STORE_BYTES = 80_000_000
@@ -58,7 +62,7 @@ def open_work(context: Mapping[str, str]) -> Work:
 
 @contextmanager
 def cluster() -> Iterator[str]:
-    """Run a cluster; yield its address."""
+    """Run a cluster that asks for a token, which it sets here; yield its address."""
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     # Sockets have short names only, so not in pytest's folder.
@@ -67,7 +71,10 @@ def cluster() -> Iterator[str]:
             prefix="bsec-ray-", ignore_cleanup_errors=True
         ) as folder,
         contextlib.ExitStack() as ending,
+        pytest.MonkeyPatch.context() as patch,
     ):
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv(TOKEN, secrets.token_hex(32))
         head = ["--head", "--port", port, "--num-cpus", "0", "--temp-dir", folder]
         head += ["--include-dashboard=false"]
         ending.enter_context(_node("head", Path(folder), *head))

@@ -166,6 +166,25 @@ def test_what_a_worker_cannot_import_fails_for_good(
     assert "cannot import tests.no_such:work" in last.reason
 
 
+# Ray tries for 20 s each.
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [None, "0" * 64], ids=["none", "another"])
+def test_who_has_not_the_clusters_token_runs_nothing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    if token is None:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+        monkeypatch.delenv(ray_nodes.TOKEN)
+    else:
+        monkeypatch.setenv(ray_nodes.TOKEN, token)
+    told = queue.SimpleQueue[Event]()
+    placed(address, tmp_path).start(payload(6), told.put)
+    last = told.get(timeout=SECONDS)
+    assert isinstance(last, Failed)
+    assert last.retry
+    assert notes(tmp_path, payload(6).key) == []
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [

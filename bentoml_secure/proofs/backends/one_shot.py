@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ class Task:
         files: To read, by name.
         outputs: Names of files that the child writes.
         missing: The extra that is to be installed where the child lacks a package.
+        environment: Variables of the child, beside the few that every child has.
     """
 
     module: str
@@ -128,6 +129,7 @@ class Task:
     files: Mapping[str, Contents]
     outputs: Sequence[str] = ()
     missing: str = "proofs"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -194,7 +196,7 @@ def _run(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env=_environment(folder, limits.threads),
+                env={**task.environment, **_environment(folder, limits.threads)},
                 pass_fds=[*passed, asked, told],
                 start_new_session=True,
             )

@@ -12,6 +12,7 @@ ports are for its own nodes only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,12 @@ class _Driven:
             },
             files=files,
             missing="ray",
+            # How the cluster's connections are encrypted, and who may make them.
+            environment={
+                name: value
+                for name, value in os.environ.items()
+                if name.startswith("RAY_")
+            },
         )
 
 
