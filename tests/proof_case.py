@@ -10,6 +10,7 @@ searched for: every circuit has 2**11 rows, and a proof takes about a CPU second
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def network(*, activation: str = "Relu", seed: int = 5) -> ModelProto:
     sizes = (FEATURES, HIDDEN, HIDDEN, SCORES)
     weights, nodes, given = [], [], INPUT
     names = ("hidden", "more", OUTPUT)
-    for index, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (rows, columns) in enumerate(pairwise(sizes)):
         made = names[index]
         last = made == OUTPUT
         matrix = drawn.standard_normal((rows, columns)) / np.sqrt(rows)

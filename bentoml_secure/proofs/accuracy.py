@@ -122,7 +122,7 @@ def _joined(rows: Sequence[Tensors]) -> Tensors:
 
 def execute_chain(
     backend: ProofBackend,
-    circuits: Sequence[Contents],
+    circuits: Sequence[tuple[Contents, bytes | None]],
     inputs: Sequence[BoundaryValues],
     salt: SaltForm,
     limits: Limits,
@@ -131,7 +131,8 @@ def execute_chain(
 
     Args:
         backend: That made the circuits.
-        circuits: Of the segments, in order.
+        circuits: Of the segments, in order, each with its settings: without them what
+            is looked up outside of its tables passes.
         inputs: What goes into the first, of each request, without salt.
         salt: Form of the salts, which are drawn here.
         limits: Of each process.
@@ -145,12 +146,15 @@ def execute_chain(
     """
     passed = [list(inputs)]
     before = [_draw(salt) for _ in inputs]
-    for index, circuit in enumerate(circuits):
+    for index, (circuit, settings) in enumerate(circuits):
         after = [_draw(salt) for _ in inputs]
         given = zip(passed[-1], before, after, strict=True)
         try:
             made = backend.execute(
-                circuit, [(values + own, next_) for values, own, next_ in given], limits
+                circuit,
+                [(values + own, next_) for values, own, next_ in given],
+                limits,
+                settings=settings,
             )
         except MalformedInputError as error:
             raise MalformedInputError(f"segment {index}: {error}") from error

@@ -264,8 +264,30 @@ class ProofBackend(Protocol):
         circuit: Contents,
         inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
         limits: Limits,
+        *,
+        settings: bytes | None = None,
     ) -> list[BoundaryValues]:
         """Return the boundary that comes out, for each boundary and next salt.
+
+        Args:
+            circuit: Compiled.
+            inputs: Boundaries and next salts.
+            limits: Of this job.
+            settings: Of the circuit: with them, what is looked up outside of its
+                tables is refused as well. No proof of that can be made.
+
+        Raises:
+            MalformedInputError: A value out of the circuit's range.
+        """
+        ...
+
+    def lookups(
+        self,
+        circuit: Contents,
+        inputs: Sequence[tuple[BoundaryValues, BoundaryValues]],
+        limits: Limits,
+    ) -> int:
+        """Return the largest magnitude that is looked up, 0 without look-ups.
 
         Raises:
             MalformedInputError: A value out of the circuit's range.

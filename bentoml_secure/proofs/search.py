@@ -41,14 +41,15 @@ MARGIN = 2.0
 HEADROOM_BITS = 2
 PROBED_REQUESTS = 32
 EXTREME_REQUESTS = 8
-_LEAST_RANGE_BITS = 12
+_LEAST_RANGE_BITS = 23
+"""Room for 22 bits of salt: fewer elements of it are hashed, 41 rows each."""
+
 _ROWS_TRIED = 3
 _INNER_COLUMNS = (1, 2)
 
 # A circuit that is only run, never proven: every number fits.
 _WIDE_BASE = 4
 _WIDE_LEGS = 30
-_WIDE_LOOKUP_BITS = 20
 _WIDE_LOGROWS = 22
 _WIDE_SALT = SaltForm(elements=8, bits=16)
 
@@ -173,7 +174,7 @@ class _Search:
 
     def _at(self, scale: int) -> tuple[Measured, list[list[BoundaryValues]]]:
         self._progress(f"trying scale {scale}")
-        circuits = []
+        circuits: list[tuple[bytes, None]] = []
         for model in self._models:
             parameters = _wide(scale)
             settings, rows = self._backend.measure(model, parameters, self._limits)
@@ -183,7 +184,8 @@ class _Search:
                     f"gives {rows.output_scale}, want {scale} at both ends.",
                     remedy="Cut elsewhere: after an operator that multiplies.",
                 )
-            circuits.append(self._backend.compile(model, settings, self._limits))
+            circuit = self._backend.compile(model, settings, self._limits)
+            circuits.append((circuit, None))
         inputs = [activations_of(r, self._forms[0], scale) for r in self._requests]
         try:
             passed = execute_chain(
@@ -204,37 +206,28 @@ class _Search:
         extreme = sorted(boundaries, key=lambda values: max(map(abs, values)))
         given = extreme[-EXTREME_REQUESTS:]
         wide = _wide(scale)
+        circuit = self._circuit(index, wide)
+        looked_up = self._backend.lookups(circuit, _unsalted(given), self._limits)
 
-        def legs(count: int) -> bool:
+        def runs(legs: int) -> bool:
             """Tell whether the requests run in so many digits."""
-            tried = replace(wide, decomposition_legs=count)
-            return self._runs(index, tried, given)
+            narrow = self._circuit(index, replace(wide, decomposition_legs=legs))
+            try:
+                self._backend.execute(narrow, _unsalted(given), self._limits)
+            except MalformedInputError:
+                return False
+            return True
 
-        def lookups(bits: int) -> bool:
-            """Tell whether the requests run within so large a table."""
-            tried = replace(wide, lookup_bound=1 << bits >> 1)
-            return self._runs(index, tried, given)
-
-        bits = 2 * _smallest(legs, 1, _WIDE_LEGS) + HEADROOM_BITS
-        looked_up = _smallest(lookups, 0, _WIDE_LOOKUP_BITS)
+        digits = _smallest(runs, 1, _WIDE_LEGS)
+        bits = digits * int(math.log2(_WIDE_BASE)) + HEADROOM_BITS
         return _Need(
-            bits=max(bits, _LEAST_RANGE_BITS),
-            lookup_bound=1 << looked_up - 1 << HEADROOM_BITS if looked_up else 0,
+            bits=max(bits, _LEAST_RANGE_BITS), lookup_bound=looked_up << HEADROOM_BITS
         )
 
-    def _runs(
-        self, index: int, parameters: Parameters, given: Sequence[BoundaryValues]
-    ) -> bool:
-        model, salt = self._models[index], (0,) * _WIDE_SALT.elements
+    def _circuit(self, index: int, parameters: Parameters) -> bytes:
+        model = self._models[index]
         settings, _ = self._backend.measure(model, parameters, self._limits)
-        circuit = self._backend.compile(model, settings, self._limits)
-        try:
-            self._backend.execute(
-                circuit, [(values + salt, salt) for values in given], self._limits
-            )
-        except MalformedInputError:
-            return False
-        return True
+        return self._backend.compile(model, settings, self._limits)
 
     def cheapest(
         self, index: int, scale: int, need: _Need, salt: SaltForm
@@ -260,7 +253,7 @@ def _wide(scale: int) -> Parameters:
         decomposition_legs=_WIDE_LEGS,
         inner_columns=1,
         logrows=_WIDE_LOGROWS,
-        lookup_bound=1 << _WIDE_LOOKUP_BITS,
+        lookup_bound=1,
     )
 
 
@@ -280,6 +273,13 @@ def _candidates(scale: int, need: _Need, least: int) -> Iterator[Parameters]:
                 logrows=logrows,
                 lookup_bound=need.lookup_bound,
             )
+
+
+def _unsalted(
+    boundaries: Sequence[BoundaryValues],
+) -> list[tuple[BoundaryValues, BoundaryValues]]:
+    salt = (0,) * _WIDE_SALT.elements
+    return [(values + salt, salt) for values in boundaries]
 
 
 def _smallest(works: Callable[[int], bool], low: int, high: int) -> int:

@@ -271,7 +271,7 @@ class _Work:
         forms = circuits.forms
         passed = execute_chain(
             self._backend,
-            [segment.compiled for segment in circuits.segments],
+            [(segment.compiled, segment.settings) for segment in circuits.segments],
             [
                 activations_of(request, forms[0], circuits.scale)
                 for request in reference.requests
