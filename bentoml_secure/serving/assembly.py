@@ -96,6 +96,7 @@ def assemble_entry(
         keep_salts=deployment.settings.salt_token is not None,
         examiner=_examiner(deployment, engine, standing, trials),
         desk=desk,
+        auditors=deployment.settings.auditors,
     )
 
 

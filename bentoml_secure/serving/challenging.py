@@ -18,28 +18,26 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bentoml_secure.audit.challenge import SECRET_BYTES, ClosedEpoch, Epoch, EpochLog
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import SecureError, UnavailableError, VerificationError
-from bentoml_secure.receipts.epoch import (
-    MAX_AUDITORS,
-    EpochRecord,
-    draws,
-    issue_epoch,
-)
-from bentoml_secure.receipts.epoch_root import EpochRoot, sign_root, verify_nonce
+from bentoml_secure.errors import SecureError, VerificationError
+from bentoml_secure.receipts.epoch import EpochRecord, issue_epoch
+from bentoml_secure.receipts.epoch_closing import close_epoch, settle_epoch
+from bentoml_secure.receipts.epoch_root import verify_nonce
 from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.session.identity import Keys
 from bentoml_secure.signing import Envelope
-from bentoml_secure.statements import format_time, utc_now
+from bentoml_secure.statements import utc_now
 
 logger = logging.getLogger("bentoml_secure")
 
 _TURN_SECONDS = 0.25
+NONCE_SECONDS = 60.0
+"""For auditors; where there are none, or all have said theirs, nobody waits."""
 
 
 @dataclass(slots=True)
@@ -72,7 +70,8 @@ class Challenges:
 
     Args:
         store: Where receipts are, with the orders that are held.
-        nonce_seconds: How long auditors' nonces are taken after an epoch's root.
+        auditors: Key ids of those whose nonces are taken.
+        nonce_seconds: How long they have for it after an epoch's root.
         challenged: Called with how many orders came due.
         clock: The entry's.
     """
@@ -81,11 +80,13 @@ class Challenges:
         self,
         store: ReceiptStore,
         *,
+        auditors: frozenset[str],
         nonce_seconds: float,
         challenged: Callable[[int], None],
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
+        self._auditors = auditors
         self._nonces_for = timedelta(seconds=nonce_seconds)
         self._challenged = challenged
         self._clock = clock
@@ -127,18 +128,18 @@ class Challenges:
         """Take an auditor's nonce over a root that was shown.
 
         Raises:
-            VerificationError: Its signature does not fit; no such root waits for one;
-                the auditor has given another.
-            UnavailableError: More auditors than an attachment names.
+            VerificationError: Its signature does not fit; nobody's who is an auditor
+                here; no such root waits for one; the auditor has given another.
         """
         said = verify_nonce(envelope)
         closing = self._closing.get(said.root)
+        if said.auditor not in self._auditors:
+            # Strangers would have everything proven, and crowd the auditors out.
+            raise VerificationError(f"nonce: {said.auditor} is no auditor here")
         if closing is None:
             raise VerificationError(f"nonce: no root {said.root} waits for one")
         if said.auditor in closing.nonces:
             raise VerificationError(f"nonce: {said.auditor} has given one already")
-        if len(closing.nonces) >= MAX_AUDITORS:
-            raise UnavailableError(f"nonce: {MAX_AUDITORS} auditors have given theirs")
         closing.nonces[said.auditor] = envelope
 
     async def run(self) -> None:
@@ -154,16 +155,19 @@ class Challenges:
             await asyncio.sleep(_TURN_SECONDS)
 
     def _is_over(self, closing: _Closing) -> bool:
-        return self._clock() >= closing.until
+        all_said = closing.nonces.keys() == self._auditors
+        return all_said or self._clock() >= closing.until
 
     def _close(self) -> None:
         now = self._clock()
         for place, (log, keys, scenario) in list(self._logs.items()):
             for closed in log.close(now):
-                root = EpochRoot.of(
-                    closed, key_document=keys.digest, scenario=scenario.digest
+                envelope = close_epoch(
+                    closed,
+                    key_document=keys.digest,
+                    scenario=scenario.digest,
+                    key=keys.signing,
                 )
-                envelope = sign_root(root, keys.signing)
                 self._closing[envelope.payload_digest] = _Closing(
                     closed, keys, scenario, envelope, now + self._nonces_for
                 )
@@ -171,37 +175,24 @@ class Challenges:
                 del self._logs[place]
 
     async def _draw(self, closing: _Closing) -> None:
-        scenario, closed = closing.scenario, closing.closed
-        now = self._clock()
-        deadline = format_time(now + timedelta(seconds=scenario.proof_deadline_seconds))
+        records = settle_epoch(
+            closing.closed,
+            closing.root,
+            tuple(closing.nonces.values()),
+            receipt_ids=self._ids,
+            scenario=closing.scenario,
+            issued_at=self._clock(),
+        )
         due = 0
-        for index, receipt in enumerate(closed.receipts):
-            receipt_id = self._ids.pop(receipt)
-            record = EpochRecord(
-                receipt_id=receipt_id,
-                receipt_digest=receipt,
-                issued_at=format_time(now),
-                root=closing.root,
-                index=index,
-                path=closed.tree.path(index),
-                secret=closed.secret,
-                nonces=tuple(closing.nonces.values()),
-                challenged=False,
-                deadline=None,
-            )
-            due += await self._settle(record, closing, deadline)
+        for record in records:
+            del self._ids[record.receipt_digest]
+            envelope = issue_epoch(record, closing.keys.signing)
+            due += await asyncio.to_thread(self._settle, record, envelope)
         self._challenged(due)
 
-    async def _settle(
-        self, record: EpochRecord, closing: _Closing, deadline: str
-    ) -> int:
+    def _settle(self, record: EpochRecord, envelope: Envelope) -> int:
         """Attach what became of one receipt; return how many of its orders are due."""
-        if draws(record, closing.scenario.challenge_rate):
-            record = replace(record, challenged=True, deadline=deadline)
-        envelope = issue_epoch(record, closing.keys.signing)
-        await asyncio.to_thread(self._store.attach, record.receipt_id, envelope)
-        if not record.challenged:
+        self._store.attach(record.receipt_id, envelope)
+        if record.deadline is None:
             return 0
-        return await asyncio.to_thread(
-            self._store.make_due, record.receipt_id, deadline
-        )
+        return self._store.make_due(record.receipt_id, record.deadline)

@@ -33,7 +33,7 @@ from bentoml_secure.receipts.receipt import (
     issue,
 )
 from bentoml_secure.scenario import Configuration, Proving, Scenario
-from bentoml_secure.serving.challenging import Challenges
+from bentoml_secure.serving.challenging import NONCE_SECONDS, Challenges
 from bentoml_secure.serving.completion import (
     audit,
     late_votes,
@@ -88,7 +88,7 @@ class Entry:
         keep_salts: Whether root salts that the entry drew may be asked for later.
         examiner: Puts replicas without a vote to trial, if there are known answers.
         desk: Deals with provers, where the deployment has some.
-        nonce_seconds: How long auditors' nonces over an epoch's root are taken.
+        auditors: Key ids of those who draw challenges too.
         clock: For times in receipts.
     """
 
@@ -103,7 +103,7 @@ class Entry:
         keep_salts: bool,
         examiner: Examiner | None = None,
         desk: ProofDesk | None = None,
-        nonce_seconds: float = 0.0,
+        auditors: frozenset[str] = frozenset(),
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.configuration = configuration
@@ -132,7 +132,11 @@ class Entry:
         self.challenges: Challenges | None = None
         if desk is not None:
             self.challenges = Challenges(
-                store, nonce_seconds=nonce_seconds, challenged=desk.wake, clock=clock
+                store,
+                auditors=auditors,
+                nonce_seconds=NONCE_SECONDS,
+                challenged=desk.wake,
+                clock=clock,
             )
         self._completions: dict[str, asyncio.Task[None]] = {}
         self._kept_bytes = 0

@@ -14,6 +14,8 @@ BENTOML_SECURE_TRIALS     file of known answers (``bentoml-secure trials make``)
 which replicas without a vote earn one; unset: newcomers vote from the start
 BENTOML_SECURE_SALT_TOKEN_FILE   file with the bearer token that may read root
 salts the entry drew; unset: nobody may
+BENTOML_SECURE_AUDITORS   key ids (sha256:HEX, with commas between) of auditors whose
+nonces decide, beside the entry's own draw, which requests are challenged
 BENTOML_SECURE_ENDORSEMENTS   folder of endorsements that go along with this process's
 evidence, and that others' is judged with, see ``attestation.endorsement_folder``
 BENTOML_SECURE_BROKER     URL of the broker that releases the keys of sealed weights
@@ -49,6 +51,7 @@ of the process's BentoML service, goes before NAME.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -63,6 +66,7 @@ from bentoml_secure.attestation.attesters import (
 from bentoml_secure.attestation.endorsement_folder import EndorsementFolder
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.keys.http_calls import parse_url
+from bentoml_secure.receipts.epoch import MAX_AUDITORS
 from bentoml_secure.session.identity import KEY_LIFETIME
 from bentoml_secure.split.runtimes import DEFAULT, RuntimeChoice
 
@@ -77,6 +81,7 @@ BROKER_FOLDER = "BENTOML_SECURE_BROKER_FOLDER"
 BROKER_WRAPPING_KEY = "BENTOML_SECURE_BROKER_WRAPPING_KEY"
 KEY_LIFETIME_SECONDS = "BENTOML_SECURE_KEY_LIFETIME_SECONDS"
 RUNTIME = "BENTOML_SECURE_RUNTIME"
+AUDITORS = "BENTOML_SECURE_AUDITORS"
 PROOF_JOBS = "BENTOML_SECURE_PROOF_JOBS"
 PROOF_THREADS = "BENTOML_SECURE_PROOF_THREADS"
 PROOF_SLOTS = "BENTOML_SECURE_PROOF_SLOTS"
@@ -84,6 +89,7 @@ PROOF_MEMORY = "BENTOML_SECURE_PROOF_MEMORY_GIB"
 PROOF_CLUSTER = "BENTOML_SECURE_PROOF_CLUSTER"
 _MOST_THREADS = 256
 _MOST_GIB = 1 << 20
+_KEY_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _KEY_LIFETIMES = range(10, 7 * 86_400 + 1)
 
 
@@ -102,6 +108,7 @@ class Settings:
         endorsements: Beside those that the attester and others give, or None.
         key_lifetime: Of the process's keys.
         runtime: What a runner runs its segment on.
+        auditors: Key ids of those who draw challenges beside the entry.
     """
 
     attester: str
@@ -114,6 +121,7 @@ class Settings:
     endorsements: EndorsementFolder | None = None
     key_lifetime: timedelta = KEY_LIFETIME
     runtime: RuntimeChoice = DEFAULT
+    auditors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,7 @@ def read_settings(environment: Mapping[str, str], *, service: str) -> Settings:
         endorsements=EndorsementFolder.from_environment(environment),
         key_lifetime=_read_key_lifetime(environment.get(KEY_LIFETIME_SECONDS)),
         runtime=read_runtime(environment),
+        auditors=_read_auditors(environment.get(AUDITORS)),
     )
 
 
@@ -274,6 +283,20 @@ def _policy(environment: Mapping[str, str]) -> Path:
             remedy="Run `bentoml-secure dev-root DIR`, or correct the variable.",
         )
     return policy
+
+
+def _read_auditors(text: str | None) -> frozenset[str]:
+    named = frozenset(filter(None, (text or "").replace(" ", "").split(",")))
+    for auditor in named:
+        if not _KEY_ID.fullmatch(auditor):
+            raise ConfigurationError(
+                f"{AUDITORS}: got {auditor!r:.80}, want sha256:<64 hex digits>."
+            )
+    if len(named) > MAX_AUDITORS:
+        raise ConfigurationError(
+            f"{AUDITORS}: got {len(named)}, want at most {MAX_AUDITORS}."
+        )
+    return named
 
 
 def _read_key_lifetime(text: str | None) -> timedelta:
