@@ -20,6 +20,7 @@ from bentoml_secure.proofs.jobs.store import JobStore
 from bentoml_secure.serving.bento_internals import configured_workers, own_module
 from bentoml_secure.serving.deployment import Deployment, refuse_workers
 from bentoml_secure.serving.prover import ProverCore
+from bentoml_secure.serving.prover_cluster import serve_on_clusters
 from bentoml_secure.serving.prover_door import ProverDoor
 from bentoml_secure.serving.prover_start import open_farm, open_work
 from bentoml_secure.serving.settings import own_environment, read_prover_settings
@@ -66,7 +67,9 @@ class Prover:
             memory_bytes=work.limits.memory_bytes,
             execute=work.execute,
         )
-        self.core.farm = open_farm(self.core, work, deployment, self.name, settings)
+        self.core.farm = open_farm(
+            self.core, work, deployment, type(self).__module__, self.name, settings
+        )
         type(self).core_of_process = self.core
 
     @classmethod
@@ -88,6 +91,7 @@ def prover_services(deployment: Deployment, module: str) -> dict[str, Any]:
         deployment: With a proof set-up.
         module: That they are served from.
     """
+    serve_on_clusters(deployment)
     return {
         name: _prover_service(deployment, name, index, module)
         for name, index in deployment.provers.items()

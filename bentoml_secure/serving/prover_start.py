@@ -7,6 +7,8 @@ told where the service is, never a key.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.keys.hardening import forbid_core_dumps
 from bentoml_secure.keys.order_secret import order_secret, read_or_make_order_secret
@@ -21,6 +23,7 @@ from bentoml_secure.proofs.farm import Budget, Farm
 from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.proofs.proof import Limits
 from bentoml_secure.proofs.sealing import OrderKey
+from bentoml_secure.proofs.work import Executor
 from bentoml_secure.serving.deployment import Deployment
 from bentoml_secure.serving.prover import ProverCore
 from bentoml_secure.serving.prover_work import SegmentWork
@@ -68,8 +71,7 @@ def open_work(
         secret = order_secret(key)
     else:
         proving_key = folder.proving_key(index)
-        kept = settings.folder / f"{name.lower()}.order.key"
-        secret = read_or_make_order_secret(kept)
+        secret = read_or_make_order_secret(order_key_file(settings, name))
     setup = folder.manifest.segments[index]
     seconds = estimate(setup.proving_key_bytes).most_cpu_seconds
     return SegmentWork(
@@ -86,6 +88,11 @@ def open_work(
             background=True,
         ),
     )
+
+
+def order_key_file(settings: ProverSettings, name: str) -> Path:
+    """Return where the prover of a set-up in plain keeps the secret of its order key."""
+    return settings.folder / f"{name.lower()}.order.key"
 
 
 def _fetch_key(
@@ -111,6 +118,7 @@ def open_farm(
     core: ProverCore,
     work: SegmentWork,
     deployment: Deployment,
+    module: str,
     name: str,
     settings: ProverSettings,
 ) -> Farm:
@@ -120,6 +128,7 @@ def open_farm(
         core: Signs what comes of it.
         work: Proves.
         deployment: Whose prover it is.
+        module: That the service is served from.
         name: Of the prover.
         settings: Of the prover.
 
@@ -132,7 +141,9 @@ def open_farm(
         # An extra's: only for who names one.
         from bentoml_secure.serving.prover_cluster import cluster_executor
 
-        executor = cluster_executor(deployment, name, settings.cluster)
+        executor: Executor = cluster_executor(
+            deployment, module, name, settings.cluster
+        )
         slots, there = settings.slots, settings.memory_bytes or needed * settings.slots
     else:
         executor, slots = Local(work), settings.slots
