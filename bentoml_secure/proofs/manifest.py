@@ -49,9 +49,9 @@ from bentoml_secure.split.plan_fields import amount, items
 from bentoml_secure.tensors import MAX_TENSORS
 
 __all__ = [
+    "Accuracy",
     "MANIFEST_TYPE",
     "MAX_MANIFEST_BYTES",
-    "Accuracy",
     "Manifest",
     "SegmentSetup",
     "SrsRecord",

@@ -19,9 +19,9 @@ from bentoml_secure.scenario.scenarios import (
 )
 
 __all__ = [
-    "MAX_SCENARIO_BYTES",
     "Configuration",
     "Independence",
+    "MAX_SCENARIO_BYTES",
     "Mode",
     "Proving",
     "Scenario",

@@ -91,7 +91,7 @@ def open_work(
 
 
 def order_key_file(settings: ProverSettings, name: str) -> Path:
-    """Return where the prover of a set-up in plain keeps the secret of its order key."""
+    """Return where a prover keeps the order key of a set-up in plain."""
     return settings.folder / f"{name.lower()}.order.key"
 
 
