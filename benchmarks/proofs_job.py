@@ -1,137 +1,29 @@
-"""One segment's proof in processes of its own, and what they take.
+"""One segment's proofs, as provers make them, and what they take.
 
 ``python -m benchmarks.proofs_job`` reads a JSON job from standard input and prints its
-cost. It proves as provers do, ``ProofBackend.prove``: start of the child, witness,
-proof and its verification are all counted, and the peak is that child's alone.
+cost. Start of the child, witness, proof and its verification are all counted.
+
+It imports little: a child's peak is at least what its parent held when it started.
 """
 
 from __future__ import annotations
 
 import json
 import resource
-import secrets
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from benchmarks.proofs_models import LIMITS, Built
 from benchmarks.proofs_raw import cpu_seconds
 from bentoml_secure.proofs.backends.ezkl import Ezkl
-from bentoml_secure.proofs.boundary import activations_of
 from bentoml_secure.proofs.folder import ProofFolder
-from bentoml_secure.proofs.manifest import Manifest
-from bentoml_secure.proofs.proof import BoundaryValues, SegmentProof
+from bentoml_secure.proofs.proof import BoundaryValues, Limits
 from bentoml_secure.split import load_plan
-from bentoml_secure.tensors import Array
+
+LIMITS = Limits(memory_bytes=16 << 30, seconds=3600)
+"""One thread, as a farm proves with: jobs run beside one another."""
 
 _CHILDREN = resource.RUSAGE_CHILDREN
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What proving one segment took, medians over the repetitions.
-
-    Attributes:
-        cpu_seconds: User and system.
-        wall_seconds: On one thread.
-        peak_bytes: Resident.
-        proof: The last one made.
-    """
-
-    cpu_seconds: float
-    wall_seconds: float
-    peak_bytes: int
-    proof: SegmentProof
-
-
-def draw_salts(manifest: Manifest) -> list[BoundaryValues]:
-    """Return a salt for each boundary."""
-    count = len(manifest.segments) + 1
-    return [manifest.salt.expand(secrets.token_bytes(32)) for _ in range(count)]
-
-
-def prove_chain(
-    built: Built, inputs: dict[str, Array], repetitions: int = 1
-) -> list[Cost]:
-    """Prove all segments of one request, each in a process of its own.
-
-    Args:
-        built: The set-up.
-        inputs: Of the model, one request.
-        repetitions: Proofs of each segment.
-    """
-    manifest = built.made.manifest
-    salts = draw_salts(manifest)
-    form = manifest.segments[0].inputs
-    boundary = [*activations_of(inputs, form, manifest.scale), *salts[0]]
-    costs = []
-    for index in range(len(manifest.segments)):
-        job = {
-            "plan": str(built.plan),
-            "proofs": str(built.proofs),
-            "index": index,
-            "boundary": boundary,
-            "salt": salts[index + 1],
-            "repetitions": repetitions,
-        }
-        told = call("benchmarks.proofs_job", job)
-        boundary = told["executed"]
-        costs.append(
-            Cost(
-                cpu_seconds=statistics.median(told["cpu_seconds"]),
-                wall_seconds=statistics.median(told["wall_seconds"]),
-                peak_bytes=told["peak_bytes"],
-                proof=SegmentProof.from_json(told["proof"]),
-            )
-        )
-    return costs
-
-
-def verify_chain(
-    built: Built, proofs: Sequence[SegmentProof], repetitions: int = 5
-) -> float:
-    """Return the seconds that verifying all proofs of a request takes, the median."""
-    folder = ProofFolder.read(built.proofs, load_plan(built.plan))
-    keys = folder.verification_keys().keys
-    pairs = list(zip(proofs, keys, strict=True))
-    took = []
-    for _ in range(repetitions):
-        begun = time.perf_counter()
-        Ezkl().verify(pairs, folder.manifest.srs.verifier, LIMITS)
-        took.append(time.perf_counter() - begun)
-    return statistics.median(took)
-
-
-def call(module: str, task: dict[str, Any]) -> dict[str, Any]:
-    """Run a module in a process of its own on a JSON task; return what it prints.
-
-    Raises:
-        RuntimeError: It failed, with the end of what it said.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        input=json.dumps(task, default=_plain),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module}: {done.stderr[-2000:]}")
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
-
-
-def _plain(value: object) -> int:
-    if isinstance(value, np.integer):
-        return int(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.proofs_job import LIMITS
 from bentoml_secure.proofs.accuracy import Measured, execute_chain, measure, run_model
 from bentoml_secure.proofs.backends.ezkl import Ezkl
 from bentoml_secure.proofs.boundary import activations_of
 from bentoml_secure.proofs.circuit import boundaries_of
 from bentoml_secure.proofs.folder import ProofFolder
-from bentoml_secure.proofs.proof import Limits
 from bentoml_secure.proofs.setup import Demands, SetUp, set_up
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.split import load_plan, split_onnx
@@ -27,9 +27,6 @@ from bentoml_secure.tensors import Array
 from examples.diagnosis import train as diagnosis
 from examples.digits import train as digits
 from examples.digits.prepare import ACCURACY as DIGITS_ACCURACY
-
-LIMITS = Limits(memory_bytes=16 << 30, seconds=3600)
-"""One thread, as a farm proves with: jobs run beside one another."""
 
 SAMPLES = 64
 DIAGNOSIS_ACCURACY = 0.05

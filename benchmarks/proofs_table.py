@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.proofs_job import Cost, prove_chain, verify_chain
+from benchmarks.proofs_chain import Cost, prove_chain, verify_chain
 from benchmarks.proofs_models import Built, Tested, build, cases, first, run_tests
 from benchmarks.report import report
 
