@@ -12,10 +12,12 @@ from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import (
     MalformedInputError,
     MissingDependencyError,
+    MissingEndorsementError,
     ReceiptError,
     UnavailableError,
 )
 from bentoml_secure.proofs.proof import Facts, Limits, ProofBackend, SegmentProof
+from bentoml_secure.receipts import proving
 from bentoml_secure.receipts.attachments import (
     parse_attachment,
     read_attachment,
@@ -256,6 +258,16 @@ class TestWhatVerifies:
     ) -> None:
         with pytest.raises(UnavailableError, match="verify"):
             judge(whole, draft.deployment, checker=Checker(limits=limits))
+
+    def test_evidence_lacks_an_endorsement(
+        self, whole: Bundle, draft: Draft, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def judged(*arguments: object, **named: object) -> None:
+            raise MissingEndorsementError("no certificate of this chip")
+
+        monkeypatch.setattr(proving, "verify_key_document", judged)
+        with pytest.raises(MissingEndorsementError, match="no certificate"):
+            judge(whole, draft.deployment)
 
     def test_another_backend(self, draft: Draft, records: Records) -> None:
         own = proven_case.set_up().altered(backend="groth")
