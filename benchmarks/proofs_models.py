@@ -160,9 +160,10 @@ def run_tests(built: Built, count: int | None = None) -> Tested:
     reference = run_model(built.plan, plan, tests, {})
     forms = boundaries_of(plan, reference.shapes)
     scale, salt = folder.manifest.scale, folder.manifest.salt
+    keys = [folder.proving_key(index) for index in range(built.segments)]
     passed = execute_chain(
         Ezkl(),
-        [folder.proving_key(index).circuit for index in range(built.segments)],
+        [(key.circuit, key.verification.settings) for key in keys],
         [activations_of(request, forms[0], scale) for request in reference.requests],
         salt,
         LIMITS,
