@@ -102,7 +102,7 @@ def ask_all(
             if answer.is_provisional:
                 answer = client.confirm(answer)
             seconds = time.perf_counter() - started
-            asked.append(_kept(answer, seconds, folder / f"{number:03}"))
+            asked.append(kept(answer, seconds, folder / f"{number:03}"))
     return tuple(asked)
 
 
@@ -136,7 +136,14 @@ def await_all(
             time.sleep(0.2)
 
 
-def _kept(answer: Answer, seconds: float, stem: Path) -> Asked:
+def kept(answer: Answer, seconds: float, stem: Path) -> Asked:
+    """Write the files of one answered request.
+
+    Args:
+        answer: Whose receipt the client accepted.
+        seconds: Until then.
+        stem: Of the files' names.
+    """
     bundle = stem.with_suffix(".bundle.json")
     bundle.write_text(json.dumps(answer.bundle.to_json()))
     stem.with_suffix(".request").write_bytes(answer.question.body)

@@ -8,7 +8,9 @@
    get their keys from the broker, and sends the whole test set
 4. serves again, one replica lying and another one killed on the way; then that one's
    machine is withdrawn, and gets no key any more
-5. compares every answer with the whole model's, verifies every receipt offline, and
+5. sets proofs up and serves with provers: a critical request is answered at once and
+   proven seconds later
+6. compares every answer with the whole model's, verifies every receipt offline, and
    the broker's log
 
 Everything it makes lies in ``.demo/``, the sealed plan in ``models/diagnosis``. Exits
@@ -59,6 +61,15 @@ from examples.diagnosis.promises import (
     check_sealed,
     check_withdrawal,
 )
+from examples.diagnosis.proving import (
+    PROOFS,
+    Proven,
+    ask,
+    check_proven,
+    deployment,
+    set_up,
+    shown,
+)
 from examples.diagnosis.report import Run, Verifications, table
 from examples.diagnosis.train import Data, Floats, export, load_data, train
 
@@ -66,6 +77,7 @@ FOLDER = Path(".demo")
 MODEL = FOLDER / "owner" / "diagnosis.onnx"
 DEV_ROOT = FOLDER / "dev-root"
 TRUST = FOLDER / "trust.toml"
+PROVEN_TRUST = FOLDER / "proven-trust.toml"
 SEALED = Path("models/diagnosis")
 
 RUNNERS = tuple(
@@ -85,7 +97,7 @@ def main() -> int:
     # As by the keyboard: what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     started = time.monotonic()
-    for folder in (FOLDER, SEALED):
+    for folder in (FOLDER, SEALED, PROOFS):
         shutil.rmtree(folder, ignore_errors=True)
     data = load_data()
     say(f"training on {len(data.train_features)} samples, exporting to {MODEL} ...")
@@ -129,6 +141,10 @@ def tell(data: Data) -> int:
         owner = Owner(folder=MODEL.parent, deployment=tuple(named))
         owner.seal(MODEL, SEALED)
         command("trust", SEALED, *named, "--out", TRUST)
+        say("\nsetting proofs up ...")
+        set_up(owner, SEALED, made.policy, data.test_features)
+        words = deployment(made.policy)
+        command("trust", SEALED, *words, "--out", PROVEN_TRUST)
         environment = {
             "BENTOML_DO_NOT_TRACK": "True",
             "BENTOML_SECURE_DEV_ROOT": str(DEV_ROOT.resolve()),
@@ -145,9 +161,11 @@ def tell(data: Data) -> int:
             machines=made,
         )
         story = ask_twice(stage)
+        proven = ask_proven(stage)
     by_command = verify_by_command(story.hurt.asked[0].bundle, TRUST)
     show(stage, story)
-    checks = list(judge(stage, story))
+    say(f"{shown(proven.asked[0].bundle)}\n")
+    checks = [*judge(stage, story), *check_proven(proven)]
     print(*checks, sep="\n")
     return 0 if by_command and all(check.holds for check in checks) else 1
 
@@ -232,6 +250,17 @@ def judge(stage: Stage, story: Story) -> Iterator[Check]:
         story.withdrawal.after,
         victim=VICTIM,
         expected=stage.expected[0],
+    )
+
+
+def ask_proven(stage: Stage) -> Proven:
+    """Serve with provers, and ask critical requests."""
+    return ask(
+        FOLDER / "proven",
+        PROVEN_TRUST,
+        stage.environment,
+        stage.data.test_features,
+        stage.expected,
     )
 
 
