@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from bentoml_secure.cli.proof_set_up import setup
 from bentoml_secure.cli.srs import srs
 
 
@@ -12,4 +13,5 @@ def prove() -> None:
     """Set up proofs of a plan's segments."""
 
 
+prove.add_command(setup)
 prove.add_command(srs)

@@ -68,6 +68,7 @@ class Rows:
         input_scale: Of the boundary that goes in.
         output_scale: Of the boundary that comes out.
         proving_key_bytes: About how large its proving key will be.
+        proving_seconds: About how many CPU seconds a proof will take.
     """
 
     rows: int
@@ -75,6 +76,7 @@ class Rows:
     input_scale: int
     output_scale: int
     proving_key_bytes: int
+    proving_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Choosing a circuit's parameters: the cheapest that are accurate on real requests.
 
 1. one scale for all segments: the smallest at which the chain's answers stay within
-   half the bound; what a circuit costs does not follow from its scale
-2. each segment's range: the smallest under which the requests run, and four times that
-3. logrows, decomposition and columns: those of the smallest proving key, as the
-   backend predicts it from settings; proving time and memory follow from that size
+   half the bound; only tables of look-ups grow with it
+2. each segment's range: the smallest under which the requests run, and four times
+   that; and what is looked up, of activations four times as large as well
+3. logrows, decomposition and columns: those of the least proving time, as the backend
+   predicts it from settings; no key is made for it
 
 ezkl's own calibration chooses scales segment by segment, so that they do not link, and
 a decomposition that needs 2**15 rows of whatever circuit.
@@ -44,7 +45,7 @@ EXTREME_REQUESTS = 8
 _LEAST_RANGE_BITS = 23
 """Room for 22 bits of salt: fewer elements of it are hashed, 41 rows each."""
 
-_ROWS_TRIED = 3
+_ROWS_TRIED = 4
 _INNER_COLUMNS = (1, 2)
 
 # A circuit that is only run, never proven: every number fits.
@@ -208,6 +209,11 @@ class _Search:
         wide = _wide(scale)
         circuit = self._circuit(index, wide)
         looked_up = self._backend.lookups(circuit, _unsalted(given), self._limits)
+        if looked_up:
+            # Not just that much larger: some operators clamp what they look up.
+            larger = [tuple(v << HEADROOM_BITS for v in values) for values in given]
+            more = self._backend.lookups(circuit, _unsalted(larger), self._limits)
+            looked_up = max(looked_up, more)
 
         def runs(legs: int) -> bool:
             """Tell whether the requests run in so many digits."""
@@ -220,9 +226,7 @@ class _Search:
 
         digits = _smallest(runs, 1, _WIDE_LEGS)
         bits = digits * int(math.log2(_WIDE_BASE)) + HEADROOM_BITS
-        return _Need(
-            bits=max(bits, _LEAST_RANGE_BITS), lookup_bound=looked_up << HEADROOM_BITS
-        )
+        return _Need(bits=max(bits, _LEAST_RANGE_BITS), lookup_bound=looked_up)
 
     def _circuit(self, index: int, parameters: Parameters) -> bytes:
         model = self._models[index]
@@ -232,15 +236,15 @@ class _Search:
     def cheapest(
         self, index: int, scale: int, need: _Need, salt: SaltForm
     ) -> Parameters:
-        """Return the parameters of the smallest proving key."""
+        """Return the parameters of the least proving time."""
         self._progress(f"segment {index}: rows and columns")
         model = self._model(index, salt)
         _, hashed = self._backend.measure(model, _wide(scale), self._limits)
-        found: list[tuple[int, int, Parameters]] = []
+        found: list[tuple[float, int, Parameters]] = []
         for parameters in _candidates(scale, need, hashed.least_logrows):
             _, rows = self._backend.measure(model, parameters, self._limits)
             if rows.least_logrows <= parameters.logrows:
-                found.append((rows.proving_key_bytes, len(found), parameters))
+                found.append((rows.proving_seconds, len(found), parameters))
         if not found:
             raise ConfigurationError(f"segment {index}: no number of rows fits it")
         return min(found)[2]

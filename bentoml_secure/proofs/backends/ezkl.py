@@ -41,6 +41,9 @@ MAX_SETTINGS_BYTES = 1 << 20
 _BLINDING_ROWS = 6
 _FIELD_BYTES = 32
 _MOST_INNER_OF_DEGREE_8 = 4
+_SECONDS_PER_BYTE = 0.05e-6
+# Of each argument that a look-up is in the right table.
+_SECONDS_PER_ROW = 2e-5
 _HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
 
 
@@ -297,8 +300,25 @@ def read_rows(settings: bytes) -> Rows:
         least_logrows=max(rows - 1, 1).bit_length(),
         input_scale=inputs[0],
         output_scale=outputs[0],
-        proving_key_bytes=_proving_key_bytes(document),
+        proving_key_bytes=(size := _proving_key_bytes(document)),
+        proving_seconds=_proving_seconds(document, size),
     )
+
+
+def _parallel(settings: Mapping[str, Any]) -> int:
+    """Return how many columns lie side by side in each part of a circuit."""
+    run_args = settings["run_args"]
+    inner, rows = run_args["num_inner_cols"], 1 << run_args["logrows"]
+    blocks = -(-settings["total_assignments"] // (inner * (rows - _BLINDING_ROWS)))
+    return int(inner * max(blocks, 1))
+
+
+def _tables(settings: Mapping[str, Any]) -> int:
+    """Return how many columns all tables of look-ups take."""
+    run_args = settings["run_args"]
+    low, high = run_args["lookup_range"]
+    each = -(-(high - low + 1) // (1 << run_args["logrows"]))
+    return int(len(settings["required_lookups"]) * each)
 
 
 def _proving_key_bytes(settings: Mapping[str, Any]) -> int:
@@ -306,20 +326,25 @@ def _proving_key_bytes(settings: Mapping[str, Any]) -> int:
 
     It holds every fixed and permuted column as values, as coefficients and extended to
     the degree of the quotient, and three extended selectors. How many columns there are
-    is fitted: over 90 keys of ezkl 23.0.5 it is off by at most 7 %; of circuits with
-    many kinds of look-ups it says too little.
+    is fitted to keys of small circuits, made by ezkl 23.0.5.
     """
     run_args = settings["run_args"]
+    parallel = _parallel(settings)
+    columns = 17 + 6.3 * parallel + 2 * _tables(settings)
+    columns += len(settings["required_lookups"]) * parallel
+    # The degree of the constraints grows with both.
+    small = run_args["num_inner_cols"] <= _MOST_INNER_OF_DEGREE_8
+    extension = max(8 if small else 16, 1 << _tables(settings).bit_length())
     rows = 1 << run_args["logrows"]
-    inner = run_args["num_inner_cols"]
-    blocks = -(-settings["total_assignments"] // (inner * (rows - _BLINDING_ROWS)))
-    parallel = inner * max(blocks, 1)
-    low, high = run_args["lookup_range"]
-    tables = -(-(high - low + 1) // rows)
-    lookups = len(settings["required_lookups"])
-    columns = 17 + 6.3 * parallel + lookups * (parallel + 2 * tables)
-    extension = 8 if inner <= _MOST_INNER_OF_DEGREE_8 else 16
     return int(_FIELD_BYTES * rows * (columns * (2 + extension) + 3 * extension))
+
+
+def _proving_seconds(settings: Mapping[str, Any], proving_key_bytes: int) -> float:
+    """Return about how many CPU seconds a proof takes; fitted, see above."""
+    arguments = _tables(settings) * _parallel(settings)
+    rows = 1 << settings["run_args"]["logrows"]
+    looked_up = float(_SECONDS_PER_ROW * arguments * rows)
+    return _SECONDS_PER_BYTE * proving_key_bytes + looked_up
 
 
 def require_settings(settings: bytes) -> Rows:

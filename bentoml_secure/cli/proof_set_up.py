@@ -1,0 +1,185 @@
+"""``prove setup``: choose circuits for a plan, make their keys, sign what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bentoml_secure.cli.outcome import own_files, plain
+from bentoml_secure.cli.parameters import FILE, read
+from bentoml_secure.cli.splitting import progress
+
+if TYPE_CHECKING:
+    from bentoml_secure.proofs.setup import SetUp
+    from bentoml_secure.signing import SigningKey
+
+DEFAULT_ACCURACY = 0.01
+_MAX_KEY_BYTES = 16 * 1024
+_GIB = 1 << 30
+
+
+@click.command()
+@click.argument("plan_dir", type=FILE, metavar="PLAN_DIR")
+@click.option(
+    "--out", type=FILE, required=True, metavar="DIR", help="New folder of the set-up."
+)
+@click.option(
+    "--samples",
+    type=FILE,
+    required=True,
+    metavar="FILE.npz",
+    help="Real inputs by name, rows along the batch or a first axis.",
+)
+@click.option(
+    "--key",
+    type=FILE,
+    required=True,
+    metavar="PEM",
+    help="The owner's Ed25519 private key, without a passphrase: signs the manifest.",
+)
+@click.option(
+    "--srs",
+    type=FILE,
+    required=True,
+    metavar="DIR",
+    help="Folder of structured reference strings, of `prove srs import`.",
+)
+@click.option(
+    "--accuracy",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=DEFAULT_ACCURACY,
+    show_default=True,
+    help="Largest absolute difference of an output's element from the model's.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=N,...",
+    help="Shape of an input in one request; repeatable.  [default: one row]",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0.0, min_open=True),
+    metavar="GIB",
+    help="What a prover has.  [default: what this machine has free]",
+)
+@click.option(
+    "--unsafe-srs",
+    is_flag=True,
+    # Not from the environment: it gives soundness up.
+    allow_from_autoenv=False,
+    help="Make missing strings here: whoever saw their secret can forge proofs.",
+)
+def setup(
+    plan_dir: Path,
+    out: Path,
+    samples: Path,
+    key: Path,
+    srs: Path,
+    accuracy: float,
+    shapes: tuple[str, ...],
+    memory: float | None,
+    unsafe_srs: bool,
+) -> None:
+    """Set proofs of every segment of the plan in PLAN_DIR up.
+
+    Chooses the cheapest circuits whose answers on all samples stay within --accuracy of
+    the model's, makes their keys and signs the manifest. DIR holds the model's weights.
+    """
+    from bentoml_secure.proofs.setup import Demands, set_up
+
+    demands = Demands(
+        accuracy=accuracy,
+        shapes=dict(map(_shape, shapes)),
+        memory_bytes=None if memory is None else int(memory * _GIB),
+        unsafe_srs=unsafe_srs,
+    )
+    owner = _owner(key)
+    with own_files(str(samples)):
+        from bentoml_secure.split import read_samples
+
+        read_samples(samples)
+    with progress() as tell:
+        made = set_up(
+            plan_dir,
+            out,
+            samples,
+            owner,
+            srs,
+            demands=demands,
+            progress=tell or _silent,
+        )
+    _print(made, out)
+
+
+def _silent(_: str) -> None:
+    """Take no notice."""
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not equals or not name or not shape or min(shape) < 1:
+        raise click.BadParameter(
+            f"--shape: got {text!r:.60}, want such as features=1,30"
+        )
+    return name, shape
+
+
+def _owner(path: Path) -> SigningKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from bentoml_secure.errors import ConfigurationError
+    from bentoml_secure.signing import SigningKey
+
+    pem = read(path, what="key", max_bytes=_MAX_KEY_BYTES)
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(
+            f"key {path}: want an Ed25519 private key in PEM, without a passphrase.",
+            remedy=f"openssl genpkey -algorithm ed25519 -out {path}",
+        )
+    return SigningKey(key)
+
+
+def _print(made: SetUp, out: Path) -> None:
+    from bentoml_secure.proofs.admission import estimate
+
+    manifest = made.manifest
+    click.echo(f"{len(manifest.segments)} segments at scale {manifest.scale} in {out}")
+    for index, segment in enumerate(manifest.segments):
+        chosen = segment.parameters
+        click.echo(
+            f"  {index}  2^{chosen.logrows} rows, decomposition "
+            f"{chosen.decomposition_base}^{chosen.decomposition_legs}, look-ups to "
+            f"{chosen.lookup_bound}; proving key {segment.proving_key_bytes:,} bytes: "
+            f"{estimate(segment.proving_key_bytes)}"
+        )
+    measured = made.measured
+    for name, largest in measured.largest.items():
+        label = measured.same_label.get(name)
+        same = "" if label is None else f", same label {100 * label:.4g} %"
+        click.echo(
+            plain(
+                f"  {name}: largest difference {largest:.3g}, mean "
+                f"{measured.mean[name]:.3g}, {measured.requests} requests{same}"
+            )
+        )
+    if manifest.srs.unsafe:
+        click.echo(
+            "warning: the structured reference string is unsafe: for trials only",
+            err=True,
+        )
+    click.echo(f"signer {manifest.signer_id}")
+    click.echo(f"manifest {manifest.digest}")
