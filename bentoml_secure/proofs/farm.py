@@ -23,6 +23,7 @@ from typing import Literal, TypeVar
 
 from bentoml_secure import metrics
 from bentoml_secure.errors import ConfigurationError, SecureError, UnavailableError
+from bentoml_secure.proofs.backends.one_shot import remove_abandoned
 from bentoml_secure.proofs.jobs.job import Claim, JobKey
 from bentoml_secure.proofs.jobs.store import JobStore
 from bentoml_secure.proofs.owner import is_known_dead, own_name
@@ -193,6 +194,7 @@ class Farm:
         return cancelled
 
     async def _run(self) -> None:
+        await asyncio.to_thread(remove_abandoned)
         await self._answered(self._leases.release_dead, is_known_dead)
         woken = True
         while not self._stopping:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def started(
     url: str, folder: Path, *, work: str = "stand-in", step: str = "never"
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.service.farming", url, work, step]
-    return subprocess.Popen([*command, str(folder)], cwd=ROOT)
+    # Where children have their folders.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.Popen([*command, str(folder)], cwd=ROOT, env=environment)
 
 
 def died(farm: subprocess.Popen[bytes]) -> bool:
@@ -114,6 +117,18 @@ def test_killed_at_a_step(tmp_path: Path, step: str) -> None:
     store.close()
 
 
+def running(store: JobStore, keys: Sequence[JobKey]) -> int:
+    states = [each.state for each in store.status(keys).values()]
+    return states.count(State.RUNNING)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_killed_whenever_by_another(server: str, tmp_path: Path) -> None:
     """Two farms on one PostgreSQL, killed at random moments of their work."""
     store = JobStore(server, queue=QUEUE, max_attempts=100)
@@ -125,7 +140,8 @@ def test_killed_whenever_by_another(server: str, tmp_path: Path) -> None:
 
     farms = [begun(), begun()]
     for _ in range(5):
-        time.sleep(chance.uniform(0.8, 1.6))
+        until(lambda: running(store, keys) > 2 or sum(store.depth().values()) < 3)
+        time.sleep(chance.uniform(0.0, 0.5))
         farm = farms.pop(0)
         farm.kill()
         farm.wait()
@@ -173,18 +189,17 @@ def test_killed_while_it_proves(proving: Path, tmp_path: Path, victim: str) -> N
     made = job(1, order(1))
     store.submit(made)
     farm = started(url, proving, work="real")
-    deadline = time.monotonic() + SECONDS
-    while store.status([made.key])[made.key].phase != "prove":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: store.status([made.key])[made.key].phase == "prove")
     (prover,) = provers(farm)
     (prover if victim == "prover" else farm).kill()
     if victim == "farm":
         assert died(farm)
         # It had the witness: it does not outlive its farm.
         prover.wait(10)
+        assert list(proving.glob("bsec-proof-*"))
         farm = started(url, proving, work="real")
     assert not died(farm)
+    assert not list(proving.glob("bsec-proof-*"))
     told = store.status([made.key])[made.key]
     assert (told.state, told.attempt) == (State.DONE, 2)
     facts = require_proof(

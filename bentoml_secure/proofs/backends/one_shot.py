@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +37,12 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
+from bentoml_secure.proofs.owner import is_known_dead, own_name
 from bentoml_secure.proofs.proof import Contents, Limits
 
 MAX_LINE_BYTES = 256 << 20
 _MAX_TOLD = 2000
+_FOLDERS = "bsec-proof-"
 _TICK_SECONDS = 0.05
 
 # What a child may raise, by name.
@@ -91,6 +94,21 @@ class Children:
 
 
 _CHILDREN: ContextVar[Children | None] = ContextVar("children", default=None)
+
+
+def remove_abandoned() -> None:
+    """Remove the private folders of children whose parents were killed.
+
+    Nothing in them is secret, but the tables that native code keeps there are large.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*"):
+        owner = path.name.removeprefix(_FOLDERS).rpartition("-")[0].replace("_", "/")
+        if is_known_dead(owner) and path.lstat().st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _spelled(owner: str) -> str:
+    return owner.replace("/", "_")
 
 
 def memory_file(name: str, data: bytes = b"") -> int:
@@ -183,7 +201,7 @@ def _run(
     }
     with contextlib.ExitStack() as closing:
         folder = closing.enter_context(
-            tempfile.TemporaryDirectory(prefix="bsec-proof-")
+            tempfile.TemporaryDirectory(prefix=f"{_FOLDERS}{_spelled(own_name())}-")
         )
         asked = memory_file("task", json.dumps(document).encode())
         closing.callback(os.close, asked)
