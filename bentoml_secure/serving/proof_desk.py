@@ -167,6 +167,12 @@ class ProofDesk:
         for prover in self._provers:
             await prover.peer.close()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests that are to be proven would be taken now."""
+        known = all(prover.order_key is not None for prover in self._provers)
+        return known and self._owed < MAX_OWED
+
     def order_keys(self) -> list[str]:
         """Return what orders are sealed to, by segment.
 
