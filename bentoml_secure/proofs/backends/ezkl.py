@@ -79,7 +79,8 @@ class Ezkl:
             ),
             limits,
         )
-        return made["settings"], read_rows(made["settings"])
+        settings = _settled(made["settings"])
+        return settings, read_rows(settings)
 
     def require_settings(self, settings: bytes) -> Rows:
         """Refuse settings under which a proof would not show what it should."""
@@ -276,6 +277,15 @@ def verifier_file(verifier: bytes) -> bytes:
     """
     g1, rest = verifier[:64], verifier[64:]
     return bytes(4) + g1 + g1 + rest
+
+
+def _settled(settings: bytes) -> bytes:
+    """Return settings as they come out of every run: no time, sets in order."""
+    document = json.loads(settings)
+    document["timestamp"] = 0
+    for name in ("required_lookups", "required_range_checks"):
+        document[name].sort(key=json.dumps)
+    return json.dumps(document).encode()
 
 
 def read_rows(settings: bytes) -> Rows:

@@ -87,7 +87,7 @@ def test_circuits_in_a_row_stay_near_the_model(case: ProofCase) -> None:
 
 def test_a_value_out_of_range_names_its_segment(case: ProofCase) -> None:
     (inputs,) = inputs_of(case, measurements(1))
-    with pytest.raises(MalformedInputError, match="segment 0: .*out of the circuit's"):
+    with pytest.raises(MalformedInputError, match=r"segment 0: .*out of the circuit's"):
         execute_chain(
             open_backend("ezkl"),
             circuits_of(case),
@@ -146,12 +146,12 @@ def test_samples_are_the_models_inputs(
 
 
 def test_differences_are_told_by_output() -> None:
-    served = [{"y": np.float32([[1.0, 2.0]])}, {"y": np.float32([[0.5, 0.0]])}]
+    served = [{"y": np.array([row], np.float32)} for row in ((1.0, 2.0), (0.5, 0.0))]
     measured = measure(served, [(4, 8), (1, 2)], FORM, 2)
     assert measured.largest == {"y": 0.5}
     assert measured.mean == {"y": 0.1875}
     assert measured.same_label == {"y": 0.5}
-    with pytest.raises(ConfigurationError, match="'y' of the circuits is up to 0.5"):
+    with pytest.raises(ConfigurationError, match=r"'y' .* is up to 0\.5"):
         measured.require_within(0.25)
     record = measured.record(0.5, None)
     assert (record.bound, record.largest, record.samples) == (0.5, 0.5, 2)

@@ -119,7 +119,7 @@ def test_several_tensors_and_names_that_the_graph_would_use_itself(
     assert [tensor.name for tensor in forms[1]] == [
         spec.name for spec in plan.segments[0].outputs
     ]
-    left, right = np.float32([[1, 2, 3, 4]]), np.float32([[5, 6, 7, 8]])
+    left, right = (np.array([row], np.float32) for row in ((1, 2, 3, 4), (5, 6, 7, 8)))
     salt = np.zeros((1, 6), np.float32)
     boundary = np.concatenate([left, right, salt], 1)
     for index in range(2):
@@ -153,7 +153,7 @@ def test_an_output_that_comes_early_cannot_be_linked(tmp_path: Path) -> None:
         [value("early"), value("y")],
         cut="early",
     )
-    with pytest.raises(ConfigurationError, match="model outputs: .* want just"):
+    with pytest.raises(ConfigurationError, match=r"model outputs: .* want just"):
         boundaries_of(plan, dict.fromkeys(("x", "early", "y"), (1, 4)))
 
 
@@ -180,7 +180,8 @@ def test_integers_between_segments_are_refused(tmp_path: Path) -> None:
 def test_a_shape_that_is_not_the_plans_is_refused(
     tmp_path: Path, name: str, shape: tuple[int, ...] | None
 ) -> None:
-    shapes = {key: want for key, want in SHAPES.items() if key != name}
+    shapes: dict[str, tuple[int, ...]] = dict(SHAPES)
+    del shapes[name]
     if shape is not None:
         shapes[name] = shape
     plan = proof_plan(tmp_path / "plan")
@@ -192,7 +193,7 @@ def test_a_shape_that_is_not_the_plans_is_refused(
 def test_a_boundary_has_elements_but_not_any_number(tmp_path: Path, rows: int) -> None:
     plan = proof_plan(tmp_path / "plan")
     shapes = {name: (rows, *shape[1:]) for name, shape in SHAPES.items()}
-    with pytest.raises(ConfigurationError, match="boundary 0: got .* elements"):
+    with pytest.raises(ConfigurationError, match=r"boundary 0: got .* elements"):
         boundaries_of(plan, shapes)
 
 
