@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.proofs_service --json``: the service of services/digits.py, all
 on one machine. Requests that ask for no proof are timed over HTTP with the provers
-idle, then with orders of proofs that take longer than the measurement.
+idle, then with orders of proofs that take longer than the measurement. Then a receipt
+that has all its proofs is verified offline.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ import bentoml
 import numpy as np
 
 import bentoml_secure
-from benchmarks.proofs_models import build, cases, first
+from benchmarks.proofs_models import Built, build, cases, first
 from benchmarks.report import report
 from benchmarks.serving import ROOT, Server, serve
+from bentoml_secure import SecureClient
 from bentoml_secure.attestation.dev_root import create_dev_root
+from bentoml_secure.cli import main as command_line
+from examples.diagnosis.commands import verdict_of
 
 REQUESTS = 100
 ORDERS = 6
 SEGMENTS = 3
+VERIFICATIONS = 5
+PROVEN_SECONDS = 1800.0
+SCENARIOS = ROOT / "services" / "digits.toml"
 WARM_UP = 5
 _BEGIN_SECONDS = 60.0
 _CHILD = b"bentoml_secure.proofs.backends.ezkl_child"
@@ -48,7 +55,7 @@ def served(plan: str, proofs: str) -> Any:
         plan=plan,
         proofs=proofs,
         replicas=3,
-        scenarios=str(ROOT / "services" / "digits.toml"),
+        scenarios=str(SCENARIOS),
         name="Digits",
         traffic={"timeout": 60},
     )
@@ -106,6 +113,47 @@ def order_proofs(server: Server, image: Any, orders: int) -> None:
         time.sleep(0.1)
 
 
+def time_receipt(server: Server, built: Built, image: Any, folder: Path) -> float:
+    """Return the milliseconds that verifying a receipt with all proofs takes.
+
+    Offline, with everything opened: bodies, proven input and answer. The median of
+    several, in one process, each of which starts the backend's once.
+
+    Args:
+        server: Serves ``built``.
+        built: The set-up.
+        image: Asked about.
+        folder: Has the development root; gets files.
+    """
+    trust, stem = folder / "trust.toml", folder / "asked"
+    words: list[str | Path] = ["trust", built.plan, "--scenarios", SCENARIOS]
+    words += ["--policy", folder / "root" / "policy.toml", "--service", "Digits"]
+    words += ["--replicas", "3", "--proofs", built.proofs, "--out", trust]
+    command_line.main(list(map(str, words)), standalone_mode=False)
+    end = time.monotonic() + PROVEN_SECONDS
+    with SecureClient(server.url, trust, scenario="proven", wait_seconds=60) as client:
+        answer = client.call("read", {"image": image})
+        while answer.is_provisional:
+            if time.monotonic() > end:
+                raise RuntimeError(f"not proven within {PROVEN_SECONDS:g} s")
+            answer = client.confirm(answer)
+    bundle = stem.with_suffix(".json")
+    bundle.write_text(json.dumps(answer.bundle.to_json()))
+    stem.with_suffix(".request").write_bytes(answer.question.body)
+    stem.with_suffix(".response").write_bytes(answer.body)
+    words = ["verify", "receipt", bundle, "--trust", trust]
+    words += ["--input", f"{stem}.request", "--output", f"{stem}.response"]
+    words += ["--salt", answer.root_salt.hex()]
+    took = []
+    for _ in range(VERIFICATIONS):
+        begun = time.perf_counter()
+        verdict = verdict_of(*words)
+        took.append((time.perf_counter() - begun) * 1e3)
+        if verdict["proof_opening"] != "checked":
+            raise RuntimeError(f"the opening was {verdict['proof_opening']}")
+    return statistics.median(took)
+
+
 def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]:
     """Return the JSON object of this benchmark.
 
@@ -131,6 +179,7 @@ def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]
             busy = timed(server, image, requests)
             if not is_proving():
                 raise RuntimeError("proofs were done too early: order more of them")
+            verify_ms = time_receipt(server, built, image, folder)
     figures = {
         "latency_ratio_while_proving": statistics.median(busy)
         / statistics.median(idle),
@@ -138,6 +187,7 @@ def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]
         "request_p50_ms_proving": statistics.median(busy),
         "request_p99_ms_idle": float(np.percentile(idle, 99)),
         "request_p99_ms_proving": float(np.percentile(busy, 99)),
+        "verify_receipt_ms": verify_ms,
     }
     return report(
         "proofs_service",
