@@ -23,6 +23,7 @@ imported here but click and the error tree: each command imports its room when i
     auditing     plan-audit
     reputations  reputation list, reputation reset
     proving      prove, with srs: prove srs import, generate, show
+    proof_set_up prove setup
     verification_keys  verify vk
     proof_files  verify proof, inspect proof
     known_answers   trials make

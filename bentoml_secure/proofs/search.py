@@ -1,7 +1,7 @@
 """Choosing a circuit's parameters: the cheapest that are accurate on real requests.
 
 1. one scale for all segments: the smallest at which the chain's answers stay within
-   half the bound; only tables of look-ups grow with it
+   two thirds of the bound; only tables of look-ups grow with it
 2. each segment's range: the smallest under which the requests run, and four times
    that; and what is looked up, of activations four times as large as well
 3. logrows, decomposition and columns: those of the least proving time, as the backend
@@ -36,7 +36,7 @@ from bentoml_secure.proofs.proof import (
 FIRST_SCALE = 8
 SMALLEST_SCALE = 4
 LARGEST_SCALE = 20
-MARGIN = 2.0
+MARGIN = 1.5
 """Of the bound over what the requests showed: others may show more."""
 
 HEADROOM_BITS = 2

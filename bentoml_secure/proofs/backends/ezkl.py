@@ -280,12 +280,12 @@ def verifier_file(verifier: bytes) -> bytes:
 
 
 def _settled(settings: bytes) -> bytes:
-    """Return settings as they come out of every run: no time, sets in order."""
+    """Return settings as every run gives them: no time, sets and names in order."""
     document = json.loads(settings)
     document["timestamp"] = 0
     for name in ("required_lookups", "required_range_checks"):
         document[name].sort(key=json.dumps)
-    return json.dumps(document).encode()
+    return json.dumps(document, sort_keys=True).encode()
 
 
 def read_rows(settings: bytes) -> Rows:
