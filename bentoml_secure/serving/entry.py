@@ -160,9 +160,9 @@ class Entry:
         """Tell, within a second, whether the minimum scenario could be served."""
         scenarios, barred = self.configuration.scenarios, self.engine.standing.barred
         least = scenarios.by_name[scenarios.minimum]
-        if least.proof is not Proving.NONE:
-            if self._desk is None or not self._desk.is_ready:
-                return False
+        proven = self._desk is not None and self._desk.is_ready
+        if least.proof is not Proving.NONE and not proven:
+            return False
         voters = [
             [peer for peer in replicas if barred(peer.name) is None]
             for replicas in self.engine.peers
