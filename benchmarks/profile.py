@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hop import SIZES, prepare
+from bentoml_secure.serving.assembly import assemble_entry
 from bentoml_secure.serving.deployment import Deployment
 from bentoml_secure.serving.request import draw_context
 from bentoml_secure.split.runtime import load_segment
@@ -94,7 +95,7 @@ async def run(folder: Path) -> dict[str, dict[str, float]]:
     for name, index in deployment.runners.items():
         loaded = load_segment(deployment.folder, deployment.plan, index, threads=1)
         local[name] = deployment.runner(name, index, loaded.run_unchecked)
-    entry = deployment.entry({}, local)
+    entry = assemble_entry(deployment, {}, local)
     for replicas in entry.engine.peers:
         for peer in replicas:
             await peer.attest()

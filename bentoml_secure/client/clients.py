@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import secrets
 import ssl
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypedDict, TypeVar, Unpack, cast
 
 import httpx
 
@@ -327,10 +329,18 @@ class AsyncSecureClient(_Base):
                     # The flow says how far it came.
                     exchange = flow.throw(error)
                 else:
-                    exchange = flow.send(reply)
+                    if exchange.is_judged:
+                        # Not on the loop; and what ends a generator is no result of a
+                        # thread.
+                        advance = functools.partial(_advance, flow, reply)
+                        exchange = await asyncio.to_thread(advance)
+                    else:
+                        exchange = flow.send(reply)
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except _Ended as ended:
+            return cast(T, ended.value)
         finally:
             flow.close()
 
@@ -345,3 +355,18 @@ class AsyncSecureClient(_Base):
         return Reply(
             status=response.status_code, headers=headers, body=collector.body()
         )
+
+
+class _Ended(Exception):  # noqa: N818 - an outcome, not a failure
+    """A flow has come to its result."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+
+def _advance(flow: Flow[Any], reply: Reply) -> Exchange:
+    try:
+        return flow.send(reply)
+    except StopIteration as stop:
+        raise _Ended(stop.value) from None

@@ -36,6 +36,7 @@ class Exchange:
         body: Exact bytes.
         max_bytes: A longer reply is cut off and refused.
         extra_seconds: How much longer than other requests this one may take.
+        is_judged: The reply takes long to judge: proofs take tenths of a second.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Exchange:
     body: bytes = field(default=b"", repr=False)
     max_bytes: int
     extra_seconds: float = 0.0
+    is_judged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -297,6 +297,7 @@ class Caller:
             path=f"{path}?wait={self._wait_seconds:g}{what}",
             max_bytes=MAX_BUNDLE_BYTES,
             extra_seconds=self._wait_seconds,
+            is_judged=True,
         )
         require_success(reply, path)
         try:

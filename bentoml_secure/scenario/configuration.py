@@ -80,9 +80,7 @@ class Topology:
                 )
         if not isinstance(counts["referees"], bool):
             raise MalformedInputError(f"{what} referees: want true or false")
-        return cls(
-            service=service, provers=said.get("proofs") is not None, **counts
-        )
+        return cls(service=service, provers=said.get("proofs") is not None, **counts)
 
 
 def runner_name(service: str, segment: int, replica: int) -> str:

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from proof_case import INPUT, measurements, proof_plan
 
 from bentoml_secure.cli import main
 from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.split import load_plan
+from tests.proof_case import INPUT, measurements, proof_plan
 
 PEM = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 

@@ -7,16 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from proof_case import (
-    ACCURACY,
-    FEATURES,
-    INPUT,
-    OUTPUT,
-    ProofCase,
-    measurements,
-    proof_case,
-    proof_plan,
-)
 
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.proofs.accuracy import (
@@ -31,6 +21,16 @@ from bentoml_secure.proofs.boundary import FixedTensor, activations_of
 from bentoml_secure.proofs.folder import CIRCUIT, SETTINGS
 from bentoml_secure.proofs.proof import BoundaryValues, Contents, Limits
 from bentoml_secure.split import Plan
+from tests.proof_case import (
+    ACCURACY,
+    FEATURES,
+    INPUT,
+    OUTPUT,
+    ProofCase,
+    measurements,
+    proof_case,
+    proof_plan,
+)
 
 LIMITS = Limits(memory_bytes=4 << 30, seconds=120, threads=2)
 FORM = (FixedTensor(name="y", shape=(1, 2)),)

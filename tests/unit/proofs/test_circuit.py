@@ -9,13 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from proof_case import FEATURES, HIDDEN, INPUT, OUTPUT, measurements, proof_plan
 
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.proofs.boundary import MAX_ACTIVATIONS, SaltForm
 from bentoml_secure.proofs.circuit import Form, boundaries_of, circuit_model
 from bentoml_secure.split import Plan, load_chain, load_plan, read_file, split_onnx
 from bentoml_secure.tensors import Array
+from tests.proof_case import FEATURES, HIDDEN, INPUT, OUTPUT, measurements, proof_plan
 
 SALT = SaltForm(elements=6, bits=22)
 SHAPES = {INPUT: (1, 4), "hidden": (1, 8), "more": (1, 8), OUTPUT: (1, 3)}

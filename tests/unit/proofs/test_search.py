@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from proof_case import measurements, proof_plan
 
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.proofs.accuracy import Reference, run_model
@@ -16,6 +15,7 @@ from bentoml_secure.proofs.circuit import Form, boundaries_of, circuit_model
 from bentoml_secure.proofs.proof import Limits, Parameters
 from bentoml_secure.proofs.search import Chosen, choose
 from bentoml_secure.split import Plan, read_file
+from tests.proof_case import measurements, proof_plan
 
 LIMITS = Limits(memory_bytes=8 << 30, seconds=120, threads=2)
 

@@ -7,14 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from proof_case import (
-    ACCURACY,
-    INPUT,
-    PARAMETERS,
-    ProofCase,
-    measurements,
-    proof_case,
-)
 
 from bentoml_secure.digest import digest_file_bytes
 from bentoml_secure.errors import ConfigurationError, VerificationError
@@ -24,6 +16,14 @@ from bentoml_secure.proofs.boundary import activations_of
 from bentoml_secure.proofs.folder import ProofFolder
 from bentoml_secure.proofs.proof import BoundaryValues, Limits, SegmentProof
 from bentoml_secure.proofs.setup import Demands, set_up
+from tests.proof_case import (
+    ACCURACY,
+    INPUT,
+    PARAMETERS,
+    ProofCase,
+    measurements,
+    proof_case,
+)
 
 LIMITS = Limits(memory_bytes=4 << 30, seconds=120, threads=2)
 FIXED = Demands(accuracy=ACCURACY, parameters=(PARAMETERS,) * 2)
