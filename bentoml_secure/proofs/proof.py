@@ -345,10 +345,12 @@ class ProofBackend(Protocol):
 def settings_facts(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a settings document without what changes from run to run.
 
-    That is when it was made, and the order of what ezkl takes from hashed sets: which
-    range check has which column. Another order is another key, of the same relation.
+    That is when it was made, the order of what ezkl takes from hashed sets (which range
+    check has which column: another order is another key, of the same relation), and how
+    many rows it counted, by one more or less for the same reason. Keys are made under
+    the settings as published, and show whether those were enough.
     """
-    facts = {name: value for name, value in settings.items() if name != "timestamp"}
+    facts = {name: v for name, v in settings.items() if name not in _COUNTED}
     for name in _UNORDERED:
         if isinstance(facts.get(name), list):
             facts[name] = sorted(facts[name], key=canonical_json)
@@ -359,4 +361,5 @@ def settings_facts(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts
 
 
+_COUNTED = ("timestamp", "num_rows", "total_assignments")
 _UNORDERED = ("required_range_checks", "required_lookups")
