@@ -10,7 +10,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks import consensus, consensus_page, hop, profile, session
+from benchmarks import (
+    consensus,
+    consensus_page,
+    hop,
+    profile,
+    proofs,
+    proofs_page,
+    session,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONSENSUS_PLOT = "benchmarks-consensus.svg"
@@ -151,6 +159,7 @@ def page(
     profiled: dict[str, Any],
     sessions: dict[str, Any],
     agreed: dict[str, Any],
+    proven: dict[str, Any],
 ) -> str:
     """Return docs/benchmarks.md."""
     figures, environment = hops["figures"], hops["environment"]
@@ -191,7 +200,7 @@ At concurrency 32, {figures["requests_32"]} requests of 64 KiB through three rep
 {figures["errors_32"]} errors, {figures["rps_secure_3_32_64KiB"]:.0f} requests per
 second.
 
-{session_page(sessions)}{agreement}## Where the time goes
+{session_page(sessions)}{agreement}{proofs_page.section(proven)}## Where the time goes
 
 `python -m benchmarks.profile --json`: the same chain with the runners in the entry's
 process, so without HTTP; two segments, one replica, both ends of every hop counted.
@@ -207,11 +216,11 @@ BentoML's timeout middleware, two kernel sockets, and the switch between process
 def main() -> None:
     """Run all, write the page and the plot, print the JSON."""
     hops, profiled, sessions = hop.measure(), profile.measure(), session.measure()
-    agreed = consensus.measure()
+    agreed, proven = consensus.measure(), proofs.measure()
     plot(hops["figures"], DOCS / "benchmarks-hop.svg")
     consensus_page.plot(agreed["figures"], DOCS / CONSENSUS_PLOT)
-    (DOCS / "benchmarks.md").write_text(page(hops, profiled, sessions, agreed))
-    json.dump([hops, profiled, sessions, agreed], sys.stdout, indent=2)
+    (DOCS / "benchmarks.md").write_text(page(hops, profiled, sessions, agreed, proven))
+    json.dump([hops, profiled, sessions, agreed, proven], sys.stdout, indent=2)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
     segment_rss_vs_whole          largest segment's peak, over the whole model's
     proofs_per_cpu_minute_vs_raw  proofs as provers make them, over ezkl's calls in a
                                   loop in one process, with the same keys
+    latency_ratio_while_proving   median request with provers busy, over idle ones
+    verify_receipt_ms             a receipt with all its proofs, offline; for both see
+                                  ``proofs_service``
 
 The model is the network of services/digits.py. Each is over one request of its test
 set. Circuits, inputs and what is hidden, shown and fixed are the same in all that is
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import proofs_service
 from benchmarks.proofs_chain import Cost, call, draw_salts, prove_chain
 from benchmarks.proofs_job import LIMITS
 from benchmarks.proofs_models import Built, build, cases, first, say
@@ -209,6 +213,8 @@ def measure(*, repetitions: int = 3) -> dict[str, Any]:
         whole = prove_chain(build(case, 1, folder), request, repetitions)
         found = figures(ours, whole, [statistics.median(each) for each in looped], told)
         found["accuracy_bound"] = case.accuracy
+    say("requests while proofs are made")
+    found |= proofs_service.measure()["figures"]
     return report(
         "proofs",
         found,
