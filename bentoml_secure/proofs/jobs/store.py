@@ -207,7 +207,8 @@ class JobStore:
         Raises:
             UnavailableError: The database does not answer.
         """
-        return {_key(row): _status(row) for row in self._rows(keys, *_STATUS_COLUMNS)}
+        columns = STATUS_COLUMNS[len(_KEY) :]
+        return {_key(row): read_status(row) for row in self._rows(keys, *columns)}
 
     def links(self, keys: Sequence[JobKey]) -> dict[JobKey, bytes]:
         """Return the links that jobs have made for the segments after them.
@@ -284,7 +285,8 @@ class JobStore:
         self._database.close()
 
 
-_STATUS_COLUMNS: tuple[ColumnElement[Any], ...] = (
+STATUS_COLUMNS: tuple[ColumnElement[Any], ...] = (
+    *_KEY,
     JOBS.c.state,
     JOBS.c.rank,
     JOBS.c.attempt,
@@ -311,7 +313,8 @@ def _key(row: Row[Any]) -> JobKey:
     return JobKey(row.receipt_id, row.infer, row.segment)
 
 
-def _status(row: Row[Any]) -> JobStatus:
+def read_status(row: Row[Any]) -> JobStatus:
+    """Return where the job in a row of ``STATUS_COLUMNS`` stands."""
     return JobStatus(
         key=_key(row),
         state=State(row.state),
