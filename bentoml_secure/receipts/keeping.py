@@ -20,12 +20,14 @@ class StoredOrder:
         key: Which proof.
         deadline: By which the proof must be attached; None while it is only held, in
             case the receipt is challenged.
+        held_until: How long it is held for that, or for a later challenge.
         priority: "critical" or "audit".
         body: Sealed to the prover.
     """
 
     key: JobKey
     deadline: str | None
+    held_until: str
     priority: str
     body: bytes
 
@@ -81,6 +83,14 @@ class ReceiptStore(Protocol):
 
         Returns:
             Whether there was such an order: if not, nothing is kept.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def drop_held(self, now: str) -> int:
+        """Remove orders that were held long enough; return how many.
 
         Raises:
             UnavailableError: The store does not answer.

@@ -53,6 +53,7 @@ from bentoml_secure.receipts.store_schema import (
     COUNT_ORDERS,
     COUNT_OWED,
     DELETE_ORDER,
+    DROP_HELD,
     DROP_ORDERS,
     INSERT_ATTACHMENT,
     INSERT_ORDER,
@@ -304,6 +305,18 @@ class SqliteReceiptStore:
                     INSERT_ATTACHMENT, (order.receipt_id, *envelope_row(attachment))
                 )
             return removed == 1
+
+    def drop_held(self, now: str) -> int:
+        """Remove orders that were held long enough; return how many.
+
+        Args:
+            now: The time, as receipts write it.
+
+        Raises:
+            UnavailableError: The file is locked, full or gone.
+        """
+        with self._lock, self._writing("held orders"):
+            return self._connection.execute(DROP_HELD, (now,)).rowcount
 
     def drop_orders(self, receipt_ids: Sequence[str]) -> int:
         """Remove orders that will not be settled any more; return how many.

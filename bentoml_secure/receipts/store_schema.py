@@ -26,10 +26,12 @@ CREATE TABLE attachments (
 CREATE INDEX attachments_of ON attachments (receipt_id);
 CREATE TABLE orders (
     receipt_id TEXT NOT NULL REFERENCES receipts, infer INTEGER NOT NULL,
-    segment INTEGER NOT NULL, deadline TEXT, priority TEXT NOT NULL, body BLOB NOT NULL,
+    segment INTEGER NOT NULL, deadline TEXT, held_until TEXT NOT NULL,
+    priority TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (receipt_id, infer, segment)
 );
 CREATE INDEX orders_due ON orders (deadline);
+CREATE INDEX orders_held ON orders (held_until);
 CREATE TRIGGER documents_once BEFORE INSERT ON documents
     WHEN EXISTS (SELECT 1 FROM documents WHERE digest = NEW.digest)
     BEGIN SELECT RAISE(IGNORE); END;
@@ -58,15 +60,17 @@ def schema() -> str:
 
 INSERT_RECEIPT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)"
 INSERT_ATTACHMENT = "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)"
-INSERT_ORDER = "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_ORDER = "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)"
 SELECT_ORDERS = (
-    "SELECT receipt_id, infer, segment, deadline, priority, body FROM orders "
+    "SELECT receipt_id, infer, segment, deadline, held_until, priority, body "
+    "FROM orders "
     "WHERE deadline IS NOT NULL ORDER BY deadline, receipt_id, infer, segment LIMIT ?"
 )
 COUNT_ORDERS = "SELECT COUNT(*) FROM orders WHERE deadline IS NOT NULL"
 COUNT_OWED = "SELECT COUNT(*) FROM orders WHERE receipt_id = ? AND deadline IS NOT NULL"
 MAKE_DUE = "UPDATE orders SET deadline = ? WHERE receipt_id = ? AND deadline IS NULL"
 DELETE_ORDER = "DELETE FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
+DROP_HELD = "DELETE FROM orders WHERE deadline IS NULL AND held_until < ?"
 DROP_ORDERS = "DELETE FROM orders WHERE receipt_id = ?"
 SELECT_RECEIPT = (
     "SELECT payload_type, payload, key_id, signature FROM receipts WHERE receipt_id = ?"
@@ -93,18 +97,25 @@ def read_order(row: tuple[object, ...]) -> StoredOrder:
     Raises:
         MalformedInputError: A column is of another type.
     """
-    receipt_id, infer, segment, deadline, priority, body = row
+    receipt_id, infer, segment, deadline, held_until, priority, body = row
     if not (
         isinstance(receipt_id, str)
         and isinstance(infer, int)
         and isinstance(segment, int)
         and isinstance(deadline, str)
+        and isinstance(held_until, str)
         and isinstance(priority, str)
         and isinstance(body, bytes)
     ):
         raise MalformedInputError("stored order: a column is of another type")
     key = JobKey(receipt_id, infer, segment)
-    return StoredOrder(key=key, deadline=deadline, priority=priority, body=body)
+    return StoredOrder(
+        key=key,
+        deadline=deadline,
+        held_until=held_until,
+        priority=priority,
+        body=body,
+    )
 
 
 def read_envelope(row: tuple[object, ...]) -> Envelope:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -31,11 +32,15 @@ from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.session.identity import Keys
 from bentoml_secure.signing import Envelope
-from bentoml_secure.statements import utc_now
+from bentoml_secure.statements import format_time, utc_now
 
 logger = logging.getLogger("bentoml_secure")
 
 _TURN_SECONDS = 0.25
+HELD_FOR = timedelta(days=1)
+"""How long orders of what was not challenged stay open to a later challenge."""
+
+_TIDY_SECONDS = 600.0
 NONCE_SECONDS = 60.0
 """For auditors; where there are none, or all have said theirs, nobody waits."""
 
@@ -144,8 +149,13 @@ class Challenges:
 
     async def run(self) -> None:
         """Close epochs and draw, until cancelled."""
+        tidied = float("-inf")
         while True:
             try:
+                if time.monotonic() - tidied >= _TIDY_SECONDS:
+                    tidied = time.monotonic()
+                    now = format_time(self._clock())
+                    await asyncio.to_thread(self._store.drop_held, now)
                 self._close()
                 for root in [r for r, c in self._closing.items() if self._is_over(c)]:
                     await self._draw(self._closing.pop(root))

@@ -33,7 +33,7 @@ from bentoml_secure.receipts.receipt import (
     issue,
 )
 from bentoml_secure.scenario import Configuration, Proving, Scenario
-from bentoml_secure.serving.challenging import NONCE_SECONDS, Challenges
+from bentoml_secure.serving.challenging import HELD_FOR, NONCE_SECONDS, Challenges
 from bentoml_secure.serving.completion import (
     audit,
     late_votes,
@@ -287,6 +287,7 @@ class Entry:
             desk.order_keys(),
             priority=Priority.AUDIT if challenged else Priority.CRITICAL,
             deadline=_proof_deadline(context.scenario, receipt),
+            held_until=format_time(self.clock() + HELD_FOR),
             held=challenged,
         )
 

@@ -81,6 +81,7 @@ def make_orders(
     *,
     priority: Priority,
     deadline: str,
+    held_until: str,
     held: bool,
 ) -> tuple[StoredOrder, ...]:
     """Return the orders of a request's proofs.
@@ -93,7 +94,8 @@ def make_orders(
         order_keys: Of the provers, by segment.
         priority: Among other orders.
         deadline: Of the proofs, if they are asked for now.
-        held: Whether they wait for a challenge.
+        held_until: How long they are kept for a challenge.
+        held: Whether they wait for one.
 
     Raises:
         MalformedInputError: A tensor too large for an order.
@@ -102,6 +104,7 @@ def make_orders(
         StoredOrder(
             key=JobKey(order.about.receipt_id, order.about.infer, index),
             deadline=None if held else deadline,
+            held_until=held_until,
             priority=priority.value,
             body=pack_order(order.about, seal_order(order_keys[index], order)),
         )

@@ -325,6 +325,7 @@ def order(receipt_id: str, segment: int, deadline: str | None) -> StoredOrder:
     return StoredOrder(
         key=JobKey(receipt_id, 0, segment),
         deadline=deadline,
+        held_until=LATER,
         priority="critical",
         body=b"sealed",
     )
@@ -365,6 +366,20 @@ def test_held_orders_become_due_by_a_challenge(path: Path, late_draft: Draft) ->
         assert store.make_due(receipt.receipt_id, SOON) == 1
         assert store.make_due(receipt.receipt_id, LATER) == 0
         assert store.orders(most=10) == [replace(held, deadline=SOON)]
+
+
+def test_held_orders_are_dropped_in_time(path: Path, late_draft: Draft) -> None:
+    receipt = late_draft.receipt
+    orders = (
+        order(receipt.receipt_id, 0, None),
+        order(receipt.receipt_id, 1, SOON),
+    )
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(receipt, alone(late_draft.bundle()), orders)
+        assert store.drop_held(LATER) == 0
+        # What is due is not held.
+        assert store.drop_held(LATER.replace("13:", "14:")) == 1
+        assert store.orders(most=10) == [orders[1]]
 
 
 def test_a_receipt_that_is_refused_leaves_no_orders(
