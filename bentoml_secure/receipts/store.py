@@ -199,6 +199,7 @@ class SqliteReceiptStore:
                         (
                             *astuple(order.key),
                             order.deadline,
+                            order.held_until,
                             order.priority,
                             order.body,
                         ),
