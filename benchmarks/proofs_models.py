@@ -28,7 +28,7 @@ from examples.diagnosis import train as diagnosis
 from examples.digits import train as digits
 from examples.digits.prepare import ACCURACY as DIGITS_ACCURACY
 
-SAMPLES = 64
+SAMPLES = 256
 DIAGNOSIS_ACCURACY = 0.05
 
 Labels = NDArray[np.bool_] | NDArray[np.int64]

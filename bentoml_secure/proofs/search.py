@@ -36,7 +36,7 @@ from bentoml_secure.proofs.proof import (
 FIRST_SCALE = 8
 SMALLEST_SCALE = 4
 LARGEST_SCALE = 20
-MARGIN = 1.5
+MARGIN = 2
 """Of the bound over what the requests showed: others may show more."""
 
 HEADROOM_BITS = 2
