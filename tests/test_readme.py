@@ -1,7 +1,9 @@
 """The README does what it says: its files and commands are run as they stand there.
 
 A fenced block with a second word, such as ``python service.py``, is a file of that
-name; ``console NAME`` are commands. Links between documents lead somewhere.
+name; ``console NAME`` are commands. Those on proofs take too long to be run each time:
+their options are read, and ``make test-slow`` runs the set-up. Links between documents
+lead somewhere.
 """
 
 from __future__ import annotations
@@ -9,20 +11,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner
 
 from bentoml_secure.cli import main
+from bentoml_secure.digest import digest_json
+from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.receipts.bundle import parse_bundle
 from bentoml_secure.receipts.receipt import ENTRY, parse_receipt
-from bentoml_secure.scenario import Configuration, Scenario, parse_scenarios
+from bentoml_secure.receipts.trust import parse_trust
+from bentoml_secure.scenario import Configuration, Proving, Scenario, parse_scenarios
 from tests.harness import REPOSITORY, Project, Served, free_port, running
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
@@ -35,6 +43,29 @@ _PORT = 3000
 def blocks(text: str) -> dict[str, tuple[str, str]]:
     """Return (language, content) of each named block."""
     return {name: (language, body) for language, name, body in _BLOCK.findall(text)}
+
+
+def read_command(line: str) -> click.Command:
+    """Return the command that a line names, if it takes all that stands there.
+
+    Whether its files exist is not asked.
+    """
+    program, *rest = shlex.split(line)
+    assert program == "bentoml-secure"
+    command: click.Command = main
+    # Commands remember the help option of the first context that they see.
+    context = click.Context(main, info_name=program, **main.context_settings)
+    while isinstance(command, click.Group):
+        name, below, rest = command.resolve_command(context, rest)
+        assert below is not None
+        command, context = below, click.Context(below, parent=context, info_name=name)
+    given, extra, _ = command.make_parser(context).parse_args(list(rest))
+    assert extra == []
+    for parameter in command.params:
+        value = given.get(parameter.name or "")
+        if parameter.required and (value is None or parameter.value_is_missing(value)):
+            raise click.MissingParameter(ctx=context, param=parameter)
+    return command
 
 
 def without_figures(text: str) -> str:
@@ -150,6 +181,9 @@ def test_every_file_that_the_quick_start_needs_is_there() -> None:
         "careful.toml",
         "rows.py",
         "calibrate",
+        "proven.toml",
+        "prove",
+        "proven",
     }
 
 
@@ -168,6 +202,52 @@ def test_the_scenarios_that_it_shows_are_served() -> None:
         policy={"allow": ["simulated"]},
         referees=True,
     )
+
+
+def test_the_scenarios_with_proofs_are_served_with_a_set_up_only() -> None:
+    scenarios = parse_scenarios(BLOCKS["proven.toml"][1].encode())
+    assert scenarios.select(None).proof is Proving.NONE
+    assert scenarios.select("critical").proof is Proving.EVERY
+    deployed = Configuration(
+        service="Flowers",
+        replicas=3,
+        segments=2,
+        scenarios=scenarios,
+        policy={"allow": ["simulated"]},
+        proofs=digest_json({}),
+    )
+    with pytest.raises(ConfigurationError, match="has no proof set-up"):
+        replace(deployed, proofs=None)
+
+
+def test_commands_on_proofs_are_read_as_they_stand(start: QuickStart) -> None:
+    lines = [*start.commands("prove")[1:], *start.commands("proven")]
+    assert [read_command(line).name for line in lines] == [
+        "generate",
+        "setup",
+        "vk",
+        "seal-proofs",
+        "trust",
+        "receipt",
+        "proof",
+        "proof",
+    ]
+    with pytest.raises(click.NoSuchOption, match="--unsave"):
+        read_command("bentoml-secure prove srs generate 11 --folder srs --unsave")
+    with pytest.raises(click.MissingParameter, match="logrows"):
+        read_command("bentoml-secure prove srs generate --folder srs")
+
+
+@pytest.mark.slow
+def test_a_proof_set_up_is_made_as_it_shows(start: QuickStart, tmp_path: Path) -> None:
+    shutil.copytree(start.folder / "models", tmp_path / "models")
+    beside = QuickStart(tmp_path)
+    beside.run(start.commands("serve")[0])
+    beside.python("rows.py")
+    said = beside.run("\n".join(beside.commands("prove")))
+    assert "ACCEPTED  verification keys" in said
+    trust = parse_trust((tmp_path / "proven-trust.toml").read_bytes())
+    assert trust.unsafe_srs
 
 
 def test_the_table_of_scenarios_has_every_option_and_its_default() -> None:
