@@ -8,6 +8,8 @@ anew goes on where the store is.
     2. what a prover hands on goes to the prover of the next segment, unread
     3. a proof is verified and attached, in one transaction with the order's removal
     4. an order past its deadline is given up: its receipt has failed
+
+Each prover is dealt with in a task of its own: one that hangs holds up nobody else.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,10 +27,12 @@ from bentoml_secure import metrics
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import parse_hex, parse_json, require_fields
 from bentoml_secure.errors import (
+    ConfigurationError,
     MalformedInputError,
     ProofError,
     SecureError,
     UnavailableError,
+    VerificationError,
 )
 from bentoml_secure.proofs.folder import VerificationKeys
 from bentoml_secure.proofs.jobs.job import JobKey
@@ -66,6 +71,12 @@ MAX_OWED = 10_000
 
 _BATCH = 200
 _BATCH_BYTES = 8 << 20
+_ASK_SECONDS = 30.0
+"""For an answer: then the prover counts as silent, until it says something."""
+
+_MAX_LOST = 10_000
+_UNSOUND = (VerificationError, MalformedInputError, ConfigurationError)
+_ROUND_SECONDS = 0.5
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 _VERIFYING = Limits(memory_bytes=2 << 30, seconds=60, background=True)
@@ -105,6 +116,14 @@ class _Prover:
     handed_over: set[JobKey] = field(default_factory=set)
     linked: set[JobKey] = field(default_factory=set)
     failed: set[JobKey] = field(default_factory=set)
+    unwanted: list[JobKey] = field(default_factory=list)
+    is_silent: bool = False
+    serving: asyncio.Task[bool] | None = None
+
+    def forget(self, place: JobKey) -> None:
+        """Remember nothing of an order that is settled or given up."""
+        for places in (self.handed_over, self.linked, self.failed):
+            places.discard(place)
 
 
 class ProofDesk:
@@ -140,6 +159,8 @@ class ProofDesk:
         self._awake = asyncio.Event()
         self._changed = asyncio.Condition()
         self._owed = 0
+        # Receipts that will not get all their proofs: who waits for them is told.
+        self._lost: OrderedDict[str, None] = OrderedDict()
 
     @property
     def manifest(self) -> Manifest:
@@ -160,7 +181,8 @@ class ProofDesk:
 
     async def close(self) -> None:
         """Stop; what is owed stays in the store."""
-        for task in self._tasks:
+        serving = [p.serving for p in self._provers if p.serving is not None]
+        for task in (*self._tasks, *serving):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -201,16 +223,18 @@ class ProofDesk:
         self._awake.set()
 
     async def wait(self, receipt_id: str, seconds: float) -> bool:
-        """Wait until all proofs of a receipt are attached.
+        """Wait until all proofs of a receipt are attached, or will not be.
 
         Returns:
             Whether they are.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), self._changed:
-                while await asyncio.to_thread(self._store.owed, receipt_id):
+                while receipt_id not in self._lost:
+                    if not await asyncio.to_thread(self._store.owed, receipt_id):
+                        # It may have been given up in between.
+                        return receipt_id not in self._lost
                     await self._changed.wait()
-                return True
         return False
 
     async def execute(
@@ -228,7 +252,9 @@ class ProofDesk:
         """
         prover = self._provers[index]
         attested = self._attested(prover)
-        said = await self._ask(prover, attested, execute_message(boundary, salt))
+        asked = execute_message(boundary, salt)
+        # Others are executed before it; who waits has a time limit of its own.
+        said = await self._ask_patiently(prover, attested, asked)
         return parse_executed(said)
 
     async def _run(self) -> None:
@@ -238,6 +264,10 @@ class ProofDesk:
                 moved = await self._round()
             except SecureError as error:
                 logger.warning("proofs: %s", error)
+                moved = False
+            # A desk that ends unseen leaves its service up and its proofs uncollected.
+            except Exception:
+                logger.exception("proofs: a round failed; the next one goes on")
                 moved = False
             pause = (
                 _SHORTEST_PAUSE_SECONDS
@@ -250,22 +280,30 @@ class ProofDesk:
                     await self._awake.wait()
 
     async def _round(self) -> bool:
-        for prover in self._provers:
-            await self._learn_order_key(prover)
+        """Begin with every prover that is not being dealt with; tell what moved."""
         self._owed = await asyncio.to_thread(self._store.count_orders)
         metrics.set_proof_queue_depth(self._owed)
-        if not self._owed:
-            return False
-        due = await self._in_time(
-            await asyncio.to_thread(self._store.orders, most=_BATCH)
-        )
-        moved = await asyncio.gather(
-            *(
-                self._serve(prover, [o for o in due if o.key.segment == index])
-                for index, prover in enumerate(self._provers)
-            )
-        )
-        return any(moved)
+        idle = [
+            (index, prover)
+            for index, prover in enumerate(self._provers)
+            if prover.serving is None
+        ]
+        due: list[StoredOrder] = []
+        if self._owed:
+            # After it is known who is idle: no order is taken that is settled since.
+            found = await asyncio.to_thread(self._store.orders, most=_BATCH)
+            due = await self._in_time(found)
+        for index, prover in idle:
+            mine = [order for order in due if order.key.segment == index]
+            prover.serving = asyncio.create_task(self._serve(prover, mine))
+        serving = [p.serving for p in self._provers if p.serving is not None]
+        await asyncio.wait(serving, timeout=_ROUND_SECONDS)
+        moved = False
+        for prover in self._provers:
+            if prover.serving is not None and prover.serving.done():
+                moved |= prover.serving.result()
+                prover.serving = None
+        return moved
 
     async def _in_time(self, orders: Sequence[StoredOrder]) -> list[StoredOrder]:
         """Give up receipts whose deadline is over; return the orders of the others."""
@@ -274,25 +312,32 @@ class ProofDesk:
         over = {o.key.receipt_id for o in orders if (o.deadline or now) < now}
         if over:
             late = [order.key for order in orders if order.key.receipt_id in over]
+            # Before they are dropped: who waits must not take none owed for proven.
+            for receipt_id in over:
+                self._lost[receipt_id] = None
             await asyncio.to_thread(self._store.drop_orders, sorted(over))
             for place in late:
                 metrics.count_verification("proof", str(place.segment), "error")
                 logger.error("receipt %s: no proof in time", place.receipt_id)
-                self._forget(place)
+                prover = self._provers[place.segment]
+                prover.forget(place)
+                prover.unwanted.append(place)
             for receipt_id in over:
+                await self._lose(receipt_id)
                 await self._ended(receipt_id, False)
-            await self._cancel(late)
-            await self._notify()
         return [order for order in orders if order.key.receipt_id not in over]
 
-    async def _cancel(self, places: Sequence[JobKey]) -> None:
-        for index, prover in enumerate(self._provers):
-            mine = [place for place in places if place.segment == index]
-            # It drops them itself once they are of no use.
-            with contextlib.suppress(SecureError):
-                if mine:
-                    asked = keys_message("cancel", mine)
-                    await self._ask(prover, self._attested(prover), asked)
+    async def _lose(self, receipt_id: str) -> None:
+        self._lost[receipt_id] = None
+        if len(self._lost) > _MAX_LOST:
+            self._lost.popitem(last=False)
+        await self._notify()
+
+    async def _cancel(self, prover: _Prover, attested: Attested) -> None:
+        unwanted = prover.unwanted[:_BATCH]
+        if unwanted:
+            await self._ask(prover, attested, keys_message("cancel", unwanted))
+            del prover.unwanted[: len(unwanted)]
 
     async def _learn_order_key(self, prover: _Prover) -> None:
         try:
@@ -322,6 +367,23 @@ class ProofDesk:
 
     async def _ask(self, prover: _Prover, attested: Attested, message: bytes) -> bytes:
         try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                said = await self._ask_patiently(prover, attested, message)
+        except TimeoutError as error:
+            prover.is_silent = True
+            raise UnavailableError(
+                f"{prover.peer.name}: no answer within {_ASK_SECONDS:g} s"
+            ) from error
+        except UnavailableError:
+            prover.is_silent = True
+            raise
+        prover.is_silent = False
+        return said
+
+    async def _ask_patiently(
+        self, prover: _Prover, attested: Attested, message: bytes
+    ) -> bytes:
+        try:
             return await prover.channel.ask(
                 PROOFS_PATH,
                 OPERATION,
@@ -336,29 +398,36 @@ class ProofDesk:
 
     async def _serve(self, prover: _Prover, orders: Sequence[StoredOrder]) -> bool:
         """Hand over, relay and collect at one prover; tell whether anything moved."""
-        if not orders:
-            return False
         try:
+            await self._learn_order_key(prover)
+            if not (orders or prover.unwanted):
+                return False
             attested = self._attested(prover)
+            await self._cancel(prover, attested)
             moved = await self._hand_over(prover, attested, orders)
-            asked = [
-                order.key
-                for order in orders
-                if order.key in prover.handed_over and order.key not in prover.failed
-            ]
-            if not asked:
-                return moved
-            said = await self._ask(prover, attested, keys_message("collect", asked))
-            by_place = {order.key: order for order in orders}
-            for report in parse_reports(said):
-                if report.key not in by_place:
-                    raise MalformedInputError("it reports what it was not asked for")
-                moved |= await self._take(
-                    prover, attested, by_place[report.key], report
-                )
+            return await self._collect(prover, attested, orders) or moved
         except SecureError as error:
             logger.warning("%s: %s", prover.peer.name, error)
+        except Exception:
+            logger.exception("%s: the next round goes on", prover.peer.name)
+        return False
+
+    async def _collect(
+        self, prover: _Prover, attested: Attested, orders: Sequence[StoredOrder]
+    ) -> bool:
+        asked = {
+            order.key: order
+            for order in orders
+            if order.key in prover.handed_over and order.key not in prover.failed
+        }
+        if not asked:
             return False
+        message = keys_message("collect", list(asked))
+        moved = False
+        for report in parse_reports(await self._ask(prover, attested, message)):
+            if report.key not in asked:
+                raise MalformedInputError("it reports what it was not asked for")
+            moved |= await self._take(prover, attested, asked[report.key], report)
         return moved
 
     async def _hand_over(
@@ -366,9 +435,11 @@ class ProofDesk:
     ) -> bool:
         new, size = list[SubmittedOrder](), 0
         for order in orders:
-            size += len(order.body)
-            if order.key in prover.handed_over or (new and size > _BATCH_BYTES):
+            if order.key in prover.handed_over:
                 continue
+            size += len(order.body)
+            if new and size > _BATCH_BYTES:
+                break
             new.append(
                 SubmittedOrder(
                     key=order.key,
@@ -398,28 +469,44 @@ class ProofDesk:
             moved = linked = await self._relay(prover, order.key, report.link)
         # What it hands on is gone with its order: not before the next one has it.
         if linked and report.state == "done" and report.attachment is not None:
-            await self._settle(prover, order, report)
+            try:
+                await self._settle(prover, order, report)
+            except _UNSOUND as error:
+                # It will be no better the next time: others are not kept waiting.
+                await self._give_up(prover, order.key, str(error))
+                return True
             await self._ask(prover, attested, keys_message("forget", [order.key]))
             moved = True
         elif report.state in ("failed", "cancelled"):
-            prover.failed.add(order.key)
-            metrics.count_verification("proof", str(order.key.segment), "error")
-            logger.error(
-                "receipt %s: segment %d is not proven: %s",
-                order.key.receipt_id,
-                order.key.segment,
-                report.reason,
-            )
+            label = str(order.key.segment)
+            metrics.count_verification("proof", label, "error")
+            await self._give_up(prover, order.key, report.reason)
         return moved
+
+    async def _give_up(self, prover: _Prover, place: JobKey, reason: str) -> None:
+        """Ask for a proof no more; its receipt fails at its deadline."""
+        prover.failed.add(place)
+        logger.error(
+            "receipt %s: segment %d is not proven: %s",
+            place.receipt_id,
+            place.segment,
+            reason,
+        )
+        await self._lose(place.receipt_id)
 
     async def _relay(self, prover: _Prover, place: JobKey, link: bytes) -> bool:
         following = JobKey(place.receipt_id, place.infer, place.segment + 1)
         if following.segment >= len(self._provers):
             raise MalformedInputError("the last segment's prover hands something on")
         after = self._provers[following.segment]
-        if following not in after.handed_over:
+        if after.is_silent or following not in after.handed_over:
             return False
-        await self._ask(after, self._attested(after), link_message(following, link))
+        try:
+            await self._ask(after, self._attested(after), link_message(following, link))
+        except SecureError as error:
+            # The other one's fault: this one is collected from all the same.
+            logger.warning("%s: %s", after.peer.name, error)
+            return False
         prover.linked.add(place)
         return True
 
@@ -432,7 +519,7 @@ class ProofDesk:
             await asyncio.to_thread(self._verify, envelope, order)
         place = order.key
         if await asyncio.to_thread(self._store.settle, place, envelope):
-            self._forget(place)
+            prover.forget(place)
             self._owed -= 1
             if not await asyncio.to_thread(self._store.owed, place.receipt_id):
                 await self._ended(place.receipt_id, True)
@@ -457,11 +544,6 @@ class ProofDesk:
         key = self.keys.keys[place.segment]
         srs = self.manifest.srs.verifier
         self._backend.verify([(record.proof, key)], srs, _VERIFYING)
-
-    def _forget(self, place: JobKey) -> None:
-        prover = self._provers[place.segment]
-        for places in (prover.handed_over, prover.linked, prover.failed):
-            places.discard(place)
 
     async def _notify(self) -> None:
         async with self._changed:

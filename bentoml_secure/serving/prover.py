@@ -45,6 +45,8 @@ from bentoml_secure.signing import MAX_ENVELOPE_BYTES, decode_base64
 from bentoml_secure.statements import format_time, parse_time, utc_now
 
 MAX_LINK_BYTES = 16 << 20
+_MOST_COLLECTED_BYTES = 16 << 20
+"""Of links and proofs at once: the others are told as they are, and come later."""
 
 _STATES: Mapping[State, str] = {
     State.WAITING: "waiting",
@@ -204,9 +206,15 @@ class ProverCore:
         links = self.store.links([k for k in keys if k in found and found[k].linked])
         done = [k for k in keys if k in found and found[k].state is State.DONE]
         results = self.store.results(done)
-        return reports_to_json(
-            [_report(key, found.get(key), links, results) for key in keys]
-        )
+        reports, left = [], _MOST_COLLECTED_BYTES
+        for key in keys:
+            size = len(links.get(key, b"")) + len(results.get(key, b""))
+            # Neither, where not both: an order whose link was not seen is not settled.
+            fits = left == _MOST_COLLECTED_BYTES or size <= left
+            given = (links, results) if fits else ({}, {})
+            left -= size if fits else 0
+            reports.append(_report(key, found.get(key), *given))
+        return reports_to_json(reports)
 
     def _forget(self, said: Any) -> dict[str, Any]:
         self.store.forget(_keys(said, "forget"))
