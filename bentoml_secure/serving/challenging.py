@@ -18,13 +18,14 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from bentoml_secure.audit.challenge import SECRET_BYTES, ClosedEpoch, Epoch, EpochLog
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import SecureError, VerificationError
+from bentoml_secure.errors import UnavailableError, VerificationError
 from bentoml_secure.receipts.epoch import EpochRecord, issue_epoch
 from bentoml_secure.receipts.epoch_closing import close_epoch, settle_epoch
 from bentoml_secure.receipts.epoch_root import verify_nonce
@@ -38,7 +39,7 @@ logger = logging.getLogger("bentoml_secure")
 
 _TURN_SECONDS = 0.25
 HELD_FOR = timedelta(days=1)
-"""How long orders of what was not challenged stay open to a later challenge."""
+"""How long after its epoch orders of what was not challenged are kept."""
 
 _TIDY_SECONDS = 600.0
 NONCE_SECONDS = 60.0
@@ -55,6 +56,8 @@ class _Closing:
     root: Envelope
     until: datetime
     nonces: dict[str, Envelope] = field(default_factory=dict)
+    records: deque[EpochRecord] | None = None
+    """What is to be attached yet, once its secret is being shown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +101,8 @@ class Challenges:
         self._logs: dict[tuple[Digest, Digest], tuple[EpochLog, Keys, Scenario]] = {}
         self._ids: dict[Digest, str] = {}
         self._closing: dict[Digest, _Closing] = {}
+        # No nonce is taken for these any more: some of their receipts show the secret.
+        self._drawing: list[_Closing] = []
 
     def join(self, scenario: Scenario, keys: Keys) -> Joined:
         """Return the place that a receipt must name which is signed next.
@@ -157,11 +162,16 @@ class Challenges:
                     now = format_time(self._clock())
                     await asyncio.to_thread(self._store.drop_held, now)
                 self._close()
-                for root in [r for r, c in self._closing.items() if self._is_over(c)]:
-                    await self._draw(self._closing.pop(root))
-            except SecureError:
-                # Its receipts fail at their deadline; the next epoch may do better.
-                logger.exception("challenges: an epoch came to nothing")
+                over = [r for r, c in self._closing.items() if self._is_over(c)]
+                self._drawing += [self._closing.pop(root) for root in over]
+                while self._drawing:
+                    await self._draw(self._drawing[0])
+                    del self._drawing[0]
+            except UnavailableError as error:
+                logger.warning("challenges: %s", error)
+            # A task that ends unseen leaves every later epoch without a root.
+            except Exception:
+                logger.exception("challenges: a turn failed; the next one goes on")
             await asyncio.sleep(_TURN_SECONDS)
 
     def _is_over(self, closing: _Closing) -> bool:
@@ -185,24 +195,56 @@ class Challenges:
                 del self._logs[place]
 
     async def _draw(self, closing: _Closing) -> None:
-        records = settle_epoch(
-            closing.closed,
-            closing.root,
-            tuple(closing.nonces.values()),
-            receipt_ids=self._ids,
-            scenario=closing.scenario,
-            issued_at=self._clock(),
-        )
-        due = 0
-        for record in records:
-            del self._ids[record.receipt_digest]
-            envelope = issue_epoch(record, closing.keys.signing)
-            due += await asyncio.to_thread(self._settle, record, envelope)
-        self._challenged(due)
+        """Attach what became of an epoch's receipts.
+
+        Raises:
+            UnavailableError: The store does not answer; what is left comes with the
+                next call.
+        """
+        if closing.records is None:
+            closing.records = self._records(closing)
+        while closing.records:
+            record = closing.records[0]
+            try:
+                envelope = issue_epoch(record, closing.keys.signing)
+                due = await asyncio.to_thread(self._settle, record, envelope)
+                self._challenged(due)
+            except UnavailableError:
+                raise
+            except Exception:
+                # It fails at its deadline; those beside it must not.
+                logger.exception("receipt %s: its epoch", record.receipt_id)
+            closing.records.popleft()
+
+    def _records(self, closing: _Closing) -> deque[EpochRecord]:
+        receipts = closing.closed.receipts
+        ids = {r: known for r in receipts if (known := self._ids.pop(r, None))}
+        try:
+            return deque(
+                settle_epoch(
+                    closing.closed,
+                    closing.root,
+                    tuple(closing.nonces.values()),
+                    receipt_ids=ids,
+                    scenario=closing.scenario,
+                    issued_at=self._clock(),
+                )
+            )
+        except Exception:
+            # Its receipts fail at their deadline; the next epoch may do better.
+            logger.exception("challenges: an epoch came to nothing")
+            return deque()
 
     def _settle(self, record: EpochRecord, envelope: Envelope) -> int:
         """Attach what became of one receipt; return how many of its orders are due."""
+        due = 0
+        if record.deadline is not None:
+            # First, for it may be done again: what is attached stays, and stands once.
+            due = self._store.make_due(record.receipt_id, record.deadline)
+            due = due or self._store.owed(record.receipt_id)
+            if not due:
+                logger.error(
+                    "receipt %s: challenged, and no orders are held", record.receipt_id
+                )
         self._store.attach(record.receipt_id, envelope)
-        if record.deadline is None:
-            return 0
-        return self._store.make_due(record.receipt_id, record.deadline)
+        return due
