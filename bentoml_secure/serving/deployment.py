@@ -291,8 +291,12 @@ class Deployment:
         """
         return read_runtime(own_environment(os.environ, runner))
 
-    def broker_url(self, runner: str) -> str:
+    def broker_url(self, runner: str, sealed: Path | None = None) -> str:
         """Return the URL of the broker that a runner asks for its key.
+
+        Args:
+            runner: Name of its service.
+            sealed: Folder of what the key opens; the plan's if left out.
 
         Raises:
             ConfigurationError: None is configured.
@@ -301,8 +305,8 @@ class Deployment:
         url = read_settings(environment, service=runner).broker
         if url is None:
             raise ConfigurationError(
-                f"{runner}: the weights in {self.folder} are sealed, and no broker is"
-                " configured to release their keys.",
+                f"{runner}: what is in {sealed or self.folder} is sealed, and no broker"
+                " is configured to release its keys.",
                 remedy=f"Set {BROKER}=URL, see docs/sealed-models.md.",
             )
         return url
@@ -447,7 +451,7 @@ class Deployment:
         manifest = folder.manifest
         if folder.is_sealed:
             require_sealed_setup(folder.path, manifest, index)
-            self.broker_url(name)
+            self.broker_url(name, folder.path)
             folder.verification_key(index)
         else:
             folder.proving_key(index)

@@ -106,7 +106,7 @@ def _fetch_key(
     key_id = require_sealed_setup(folder.path, manifest, index)
     segment = manifest.segments[index].segment
     return fetch_segment_key(
-        deployment.broker_url(name),
+        deployment.broker_url(name, folder.path),
         identity,
         lambda shown: deployment.judge_broker(shown, identity),
         ReleaseRequest(segment=segment, key_id=key_id),

@@ -49,7 +49,7 @@ def ended(
 
 def test_sealed_weights_without_a_broker(vault: Vault, tmp_path: Path) -> None:
     said = ended(vault, vault.project.folder, tmp_path, SERVE)
-    assert "are sealed, and no broker is configured" in said
+    assert "is sealed, and no broker is configured" in said
     assert f"Set {BROKER}=URL" in said
 
 
