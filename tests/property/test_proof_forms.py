@@ -7,11 +7,12 @@ import copy
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bentoml_secure.digest import canonical_json, digest_json
-from bentoml_secure.errors import SecureError
+from bentoml_secure.errors import MalformedInputError, SecureError
 from bentoml_secure.proofs.backends.ezkl import require_settings
 from bentoml_secure.proofs.orders import About
 from bentoml_secure.proofs.proof import Facts, SegmentProof
@@ -126,20 +127,32 @@ def test_bytes_are_no_proof(data: bytes) -> None:
         raise AssertionError(base64.b64encode(data))
 
 
-@settings(max_examples=200)
-@given(st.data())
-def test_edited_settings_are_read_or_refused(data: st.DataObject) -> None:
-    document = {
+def settings_document() -> dict[str, Any]:
+    """Return settings that are accepted."""
+    return {
         "run_args": {
             "input_visibility": {"Hashed": {"hash_is_public": True, "outlets": []}},
             "param_visibility": "Fixed",
             "output_visibility": {"Hashed": {"hash_is_public": True, "outlets": []}},
+            "num_inner_cols": 2,
+            "logrows": 11,
+            "lookup_range": [-8, 8],
         },
         "num_rows": 100,
+        "total_assignments": 200,
         "required_range_checks": [[-1, 1], [0, 255]],
+        "required_lookups": [],
+        "module_sizes": {"poseidon": [64, [2]]},
         "model_input_scales": [7, 7],
         "model_output_scales": [7],
     }
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_edited_settings_are_read_or_refused(data: st.DataObject) -> None:
+    document = settings_document()
+    assert require_settings(json.dumps(document).encode()).input_scale == 7
     changed = data.draw(edits(document))
     try:
         text = json.dumps(changed).encode()
@@ -148,3 +161,21 @@ def test_edited_settings_are_read_or_refused(data: st.DataObject) -> None:
         return
     assert isinstance(changed, dict)
     assert changed["run_args"]["param_visibility"] == "Fixed"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("module_sizes", "poseidon"), []),
+        (("run_args", "num_inner_cols"), 0),
+        (("run_args", "logrows"), 1 << 40),
+        (("run_args", "logrows"), -1),
+    ],
+)
+def test_settings_that_count_in_vain_are_refused(
+    path: tuple[str, str], value: object
+) -> None:
+    document = settings_document()
+    document[path[0]][path[1]] = value
+    with pytest.raises(MalformedInputError, match="settings"):
+        require_settings(json.dumps(document).encode())

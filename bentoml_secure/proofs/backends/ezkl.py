@@ -24,6 +24,7 @@ from bentoml_secure.errors import (
     ProofError,
 )
 from bentoml_secure.proofs.backends.one_shot import Event, Task, run
+from bentoml_secure.proofs.manifest_fields import MAX_LOGROWS, whole
 from bentoml_secure.proofs.proof import (
     BoundaryValues,
     Contents,
@@ -374,8 +375,16 @@ def require_settings(settings: bytes) -> Rows:
             name: run_args[f"{name}_visibility"]
             for name in ("input", "param", "output")
         }
+        # Before anything is as large as it says.
+        whole(run_args["logrows"], "settings logrows", 1, MAX_LOGROWS)
         rows = read_rows(settings)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise MalformedInputError(
             f"settings: not those of a circuit: {error}"
         ) from error

@@ -105,8 +105,9 @@ def _witness(
     # A witness is made all the same, and a prover of it does not end.
     if bound is not None and looked_up > bound:
         raise MalformedInputError(
-            f"a value out of the circuit's range: {looked_up} is looked up in a table "
-            f"that ends at {bound}"
+            # Not which: reasons lie in job stores and logs, as they are.
+            "a value out of the circuit's range: one is looked up beyond its table, "
+            f"which ends at {bound}"
         )
     return [integer(text) for text in witness["outputs"][0]], looked_up
 
