@@ -21,7 +21,7 @@ from bentoml_secure.digest import commit_body
 from bentoml_secure.errors import AttestationError, UnavailableError
 from bentoml_secure.proofs.orders import Priority
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.epoch import epoch_due
+from bentoml_secure.receipts.epoch import epoch_due, longest_epoch
 from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.receipts.localisation import localisation_due
 from bentoml_secure.receipts.proofs import PROOF
@@ -287,7 +287,9 @@ class Entry:
             desk.order_keys(),
             priority=Priority.AUDIT if challenged else Priority.CRITICAL,
             deadline=_proof_deadline(context.scenario, receipt),
-            held_until=format_time(self.clock() + HELD_FOR),
+            held_until=format_time(
+                self.clock() + longest_epoch(context.scenario) + HELD_FOR
+            ),
             held=challenged,
         )
 

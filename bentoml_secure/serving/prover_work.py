@@ -280,6 +280,7 @@ class SegmentWork:
         return self.backend.execute(
             key.circuit,
             [(boundary, salt)],
-            self.limits,
+            # Somebody waits for this one: proofs stand back for it.
+            replace(self.limits, background=False),
             settings=key.verification.settings,
         )[0]
