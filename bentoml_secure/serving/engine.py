@@ -98,7 +98,7 @@ class Engine:
         if context.scenario.proof is Proving.NONE:
             proving = None
         if proving is not None:
-            proving.admit(tensors)
+            proving.admit(context.scenario, index, tensors)
         salts = {name: context.salt(index, "tensor", name) for name in self._names}
         inputs = commit(tensors, {name: salts[name] for name in tensors})
         values = Values(tensors, dict(inputs))

@@ -284,7 +284,7 @@ class Entry:
             bundle.receipt.payload_digest,
             context.provable,
             desk.manifest,
-            desk.order_keys(),
+            desk.order_keys(context.scenario),
             priority=Priority.AUDIT if challenged else Priority.CRITICAL,
             deadline=_proof_deadline(context.scenario, receipt),
             held_until=format_time(

@@ -7,7 +7,8 @@ anew goes on where the store is.
     1. an order goes to its segment's prover; one that has it already says so
     2. what a prover hands on goes to the prover of the next segment, unread
     3. a proof is verified and attached, in one transaction with the order's removal
-    4. an order past its deadline is given up: its receipt has failed
+    4. a receipt is given up with all its orders once one is past its deadline, or has
+       failed for good: what nobody can settle must not stand before what can be
 
 Each prover is dealt with in a task of its own: one that hangs holds up nobody else.
 """
@@ -24,6 +25,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from bentoml_secure import metrics
+from bentoml_secure.attestation.evidence import VerifiedClaims
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.digest import parse_hex, parse_json, require_fields
 from bentoml_secure.errors import (
@@ -42,7 +44,9 @@ from bentoml_secure.proofs.sealing import PUBLIC_BYTES
 from bentoml_secure.receipts.attachments import parse_attachment, verify_attachment
 from bentoml_secure.receipts.keeping import ReceiptStore, StoredOrder
 from bentoml_secure.receipts.proofs import PROOF, ProofRecord, prover_key
+from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.peers import Attested, Peer
+from bentoml_secure.serving.placement import misplaced
 from bentoml_secure.serving.prover_messages import (
     MAX_MESSAGE_BYTES,
     OPERATION,
@@ -112,6 +116,7 @@ class _Prover:
     peer: Peer
     channel: Asking
     order_key: str | None = None
+    claims: VerifiedClaims | None = None
     session: Session | None = None
     handed_over: set[JobKey] = field(default_factory=set)
     linked: set[JobKey] = field(default_factory=set)
@@ -161,6 +166,8 @@ class ProofDesk:
         self._owed = 0
         # Receipts that will not get all their proofs: who waits for them is told.
         self._lost: OrderedDict[str, None] = OrderedDict()
+        # Those of them whose orders are in the store yet.
+        self._hopeless: set[str] = set()
 
     @property
     def manifest(self) -> Manifest:
@@ -195,12 +202,17 @@ class ProofDesk:
         known = all(prover.order_key is not None for prover in self._provers)
         return known and self._owed < MAX_OWED
 
-    def order_keys(self) -> list[str]:
+    def order_keys(self, scenario: Scenario) -> list[str]:
         """Return what orders are sealed to, by segment.
+
+        Args:
+            scenario: Of the request: its tensors go to no kind of machine but those
+                that it places there.
 
         Raises:
             UnavailableError: More is owed already than can be held, or a prover was
-                not attested yet: a request is refused rather than promised.
+                not attested yet, or may not have a segment's tensors: a request is
+                refused rather than promised.
         """
         if self._owed >= MAX_OWED:
             raise UnavailableError(
@@ -208,12 +220,14 @@ class ProofDesk:
                 remedy="Ask later, or add provers.",
             )
         keys = []
-        for prover in self._provers:
-            if prover.order_key is None:
+        for index, prover in enumerate(self._provers):
+            if prover.order_key is None or prover.claims is None:
                 raise UnavailableError(
                     f"{prover.peer.name}: no order key yet; it may not be attested.",
                     remedy="Ask later; the log says what is wrong with the prover.",
                 )
+            if (reason := misplaced(prover.claims, scenario, index)) is not None:
+                raise UnavailableError(f"{prover.peer.name}: {reason}.")
             keys.append(prover.order_key)
         return keys
 
@@ -306,19 +320,24 @@ class ProofDesk:
         return moved
 
     async def _in_time(self, orders: Sequence[StoredOrder]) -> list[StoredOrder]:
-        """Give up receipts whose deadline is over; return the orders of the others."""
+        """Give up receipts that are late or hopeless; return the orders of the others.
+
+        At once: the earliest deadlines come first, and a batch of orders that nobody
+        can settle would hide all others until then.
+        """
         now = format_time(self._clock())
         # The format has one length, so text sorts as time does.
-        over = {o.key.receipt_id for o in orders if (o.deadline or now) < now}
-        if over:
-            late = [order.key for order in orders if order.key.receipt_id in over]
+        late = {o.key.receipt_id for o in orders if (o.deadline or now) < now}
+        if over := late | self._hopeless:
             # Before they are dropped: who waits must not take none owed for proven.
             for receipt_id in over:
                 self._lost[receipt_id] = None
             await asyncio.to_thread(self._store.drop_orders, sorted(over))
-            for place in late:
-                metrics.count_verification("proof", str(place.segment), "error")
-                logger.error("receipt %s: no proof in time", place.receipt_id)
+            self._hopeless -= over
+            for place in [o.key for o in orders if o.key.receipt_id in over]:
+                if place.receipt_id in late:
+                    metrics.count_verification("proof", str(place.segment), "error")
+                    logger.error("receipt %s: no proof in time", place.receipt_id)
                 prover = self._provers[place.segment]
                 prover.forget(place)
                 prover.unwanted.append(place)
@@ -361,6 +380,7 @@ class ProofDesk:
             logger.warning("%s: no order key: %s", prover.peer.name, error)
             return
         prover.order_key, prover.session = got["order_key"], attested.session
+        prover.claims = attested.result.claims
 
     def _attested(self, prover: _Prover) -> Attested:
         return prover.peer.require(float("inf"))
@@ -464,28 +484,38 @@ class ProofDesk:
         moved = False
         if report.state == "missing":
             prover.handed_over.discard(order.key)
+            self._relay_again(order.key)
         linked = report.link is None or order.key in prover.linked
         if report.link is not None and not linked:
             moved = linked = await self._relay(prover, order.key, report.link)
         # What it hands on is gone with its order: not before the next one has it.
         if linked and report.state == "done" and report.attachment is not None:
             try:
-                await self._settle(prover, order, report)
+                settled = await self._settle(prover, order, report)
             except _UNSOUND as error:
                 # It will be no better the next time: others are not kept waiting.
                 await self._give_up(prover, order.key, str(error))
                 return True
+            moved, receipt_id = True, order.key.receipt_id
+            if settled and not await asyncio.to_thread(self._store.owed, receipt_id):
+                await self._ended(receipt_id, True)
             await self._ask(prover, attested, keys_message("forget", [order.key]))
-            moved = True
         elif report.state in ("failed", "cancelled"):
             label = str(order.key.segment)
             metrics.count_verification("proof", label, "error")
             await self._give_up(prover, order.key, report.reason)
         return moved
 
+    def _relay_again(self, place: JobKey) -> None:
+        """Know that what was handed on for an order is gone with it."""
+        if place.segment:
+            before = JobKey(place.receipt_id, place.infer, place.segment - 1)
+            self._provers[before.segment].linked.discard(before)
+
     async def _give_up(self, prover: _Prover, place: JobKey, reason: str) -> None:
-        """Ask for a proof no more; its receipt fails at its deadline."""
+        """Ask for a proof no more; the next round drops all that its receipt owes."""
         prover.failed.add(place)
+        self._hopeless.add(place.receipt_id)
         logger.error(
             "receipt %s: segment %d is not proven: %s",
             place.receipt_id,
@@ -512,18 +542,19 @@ class ProofDesk:
 
     async def _settle(
         self, prover: _Prover, order: StoredOrder, report: JobReport
-    ) -> None:
+    ) -> bool:
         envelope = parse_envelope(report.attachment, what="proof")
         label = str(order.key.segment)
         with metrics.verification("proof", label):
             await asyncio.to_thread(self._verify, envelope, order)
         place = order.key
-        if await asyncio.to_thread(self._store.settle, place, envelope):
+        settled = await asyncio.to_thread(self._store.settle, place, envelope)
+        if settled:
             prover.forget(place)
             self._owed -= 1
-            if not await asyncio.to_thread(self._store.owed, place.receipt_id):
-                await self._ended(place.receipt_id, True)
+        # First: what else is done with it may fail, and it is proven all the same.
         await self._notify()
+        return settled
 
     def _verify(self, envelope: Envelope, order: StoredOrder) -> None:
         """Refuse a proof that no receipt should carry; whoever verifies judges all."""

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bentoml_secure.errors import ProofError
+from bentoml_secure.errors import ConfigurationError, ProofError
 from bentoml_secure.proofs.boundary import (
     activations_of,
     as_served,
     deviations,
     floats_of,
 )
+from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS
+from bentoml_secure.scenario import Scenario
 from bentoml_secure.serving.ordering import Provable, require_provable
 from bentoml_secure.serving.proof_desk import ProofDesk
 from bentoml_secure.serving.request import RequestContext
 from bentoml_secure.tensors import Array
+
+MAX_PROOFS = MAX_BUNDLE_ATTACHMENTS - 8
+"""Of one receipt: attachments of other kinds come once each."""
 
 
 class EntryProving:
@@ -27,18 +32,30 @@ class EntryProving:
     def __init__(self, desk: ProofDesk) -> None:
         self._desk = desk
 
-    def admit(self, inputs: Mapping[str, Array]) -> None:
+    def admit(
+        self, scenario: Scenario, index: int, inputs: Mapping[str, Array]
+    ) -> None:
         """Refuse a request whose proof could not be had, before anybody is asked.
 
         Args:
+            scenario: Of the request.
+            index: Of the ``infer``.
             inputs: Of the plan, by name.
 
         Raises:
+            ConfigurationError: More proofs than one receipt holds.
             MalformedInputError: Inputs that no circuit of the set-up takes.
-            UnavailableError: Too much is owed already, or a prover is not there.
+            UnavailableError: Too much is owed already, or a prover is not there, or
+                is of a kind that the scenario does not place there.
         """
+        segments = len(self._desk.manifest.segments)
+        if (index + 1) * segments > MAX_PROOFS:
+            raise ConfigurationError(
+                f"infer: got call {index + 1} of one request, with {segments} proofs "
+                f"each, want at most {MAX_PROOFS} proofs."
+            )
         require_provable(self._desk.manifest, inputs)
-        self._desk.order_keys()
+        self._desk.order_keys(scenario)
 
     async def proven(
         self, context: RequestContext, provable: Provable
