@@ -8,6 +8,7 @@ from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.consensus.ledger import Ledger
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.proofs.backends import open_backend
+from bentoml_secure.proofs.linking import require_backend
 from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.serving.channel import Channel, HttpChannel, LocalChannel
@@ -108,11 +109,14 @@ def _desk(
     folder = deployment.proofs
     if folder is None:
         raise ConfigurationError("proofs: the deployment has no proof set-up")
+    backend = open_backend(folder.manifest.backend)
+    # What this entry attaches, callers verify with the manifest's version.
+    require_backend(folder.manifest, backend)
     return ProofDesk(
         provers,
         folder.verification_keys(),
         folder.verification_keys_document(),
-        open_backend(folder.manifest.backend),
+        backend,
         store,
     )
 

@@ -21,6 +21,7 @@ from bentoml_secure.proofs.backends import open_backend
 from bentoml_secure.proofs.executors.local import Local
 from bentoml_secure.proofs.farm import Budget, Farm
 from bentoml_secure.proofs.folder import ProofFolder
+from bentoml_secure.proofs.linking import require_backend
 from bentoml_secure.proofs.proof import Limits
 from bentoml_secure.proofs.sealing import OrderKey
 from bentoml_secure.proofs.work import Executor
@@ -59,6 +60,9 @@ def open_work(
             memory for.
     """
     folder = deployment.require_proofs()
+    backend = open_backend(folder.manifest.backend)
+    # Nobody would verify what another version proves.
+    require_backend(folder.manifest, backend)
     settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.is_sealed:
         # Before there is anything to dump.
@@ -80,7 +84,7 @@ def open_work(
         order_key=OrderKey(secret),
         proving_key=proving_key,
         srs=lambda: folder.srs(index),
-        backend=open_backend(folder.manifest.backend),
+        backend=backend,
         limits=Limits(
             memory_bytes=setup.memory_bytes,
             seconds=_LEAST_SECONDS + _PATIENCE * seconds,
