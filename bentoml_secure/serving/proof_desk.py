@@ -211,7 +211,7 @@ class ProofDesk:
 
         Raises:
             UnavailableError: More is owed already than can be held, or a prover was
-                not attested yet, or may not have a segment's tensors: a request is
+                not attested lately, or may not have a segment's tensors: a request is
                 refused rather than promised.
         """
         if self._owed >= MAX_OWED:
@@ -226,6 +226,7 @@ class ProofDesk:
                     f"{prover.peer.name}: no order key yet; it may not be attested.",
                     remedy="Ask later; the log says what is wrong with the prover.",
                 )
+            prover.peer.require(scenario.evidence_max_age_seconds)
             if (reason := misplaced(prover.claims, scenario, index)) is not None:
                 raise UnavailableError(f"{prover.peer.name}: {reason}.")
             keys.append(prover.order_key)

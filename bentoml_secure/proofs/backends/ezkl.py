@@ -177,6 +177,7 @@ class Ezkl:
             Task(
                 module=_CHILD,
                 name="prove",
+                is_secret=True,
                 arguments={
                     "boundary": boundary,
                     "salt": salt,
@@ -238,7 +239,13 @@ class Ezkl:
         """Return the Poseidon hash of each, as circuits compute it."""
         told: list[str] = []
         run(
-            Task(module=_CHILD, name="hash", arguments={"values": values}, files={}),
+            Task(
+                module=_CHILD,
+                name="hash",
+                is_secret=True,
+                arguments={"values": values},
+                files={},
+            ),
             limits,
             lambda event: told.extend(event["hashes"]),
         )
@@ -255,6 +262,7 @@ def _execute(
     task = Task(
         module=_CHILD,
         name="execute",
+        is_secret=True,
         arguments={"inputs": inputs, "lookup_bound": lookup_bound},
         files={"circuit": circuit},
         outputs=("input", "witness"),

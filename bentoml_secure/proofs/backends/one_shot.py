@@ -137,6 +137,7 @@ class Task:
         arguments: JSON-able.
         files: To read, by name.
         outputs: Names of files that the child writes.
+        is_secret: What it works on must not be told: neither must its last words.
         missing: The extra that is to be installed where the child lacks a package.
         environment: Variables of the child, beside the few that every child has.
     """
@@ -146,6 +147,7 @@ class Task:
     arguments: Mapping[str, Any]
     files: Mapping[str, Contents]
     outputs: Sequence[str] = ()
+    is_secret: bool = False
     missing: str = "proofs"
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -239,11 +241,11 @@ def _run(
             return
         if last is not None and "error" in last:
             raise _error(task, last)
+        ending = _ending(task, limits, child.returncode, time.monotonic() - started)
         errors.seek(0)
-        raise UnavailableError(
-            _ending(task, limits, child.returncode, time.monotonic() - started)
-            + _tail(errors.read())
-        )
+        # What native code says of a witness is not for logs and job stores.
+        words = "" if task.is_secret else _tail(errors.read())
+        raise UnavailableError(ending + words)
 
 
 def _environment(folder: str, threads: int) -> dict[str, str]:
