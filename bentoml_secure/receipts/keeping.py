@@ -70,6 +70,14 @@ class ReceiptStore(Protocol):
         """
         ...
 
+    def has(self, order: JobKey) -> bool:
+        """Tell whether an order is kept: neither settled nor given up.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
     def make_due(self, receipt_id: str, deadline: str) -> int:
         """Make the orders due that were held for a challenge; return how many.
 

@@ -50,6 +50,7 @@ from bentoml_secure.receipts.bundle import (
 from bentoml_secure.receipts.keeping import StoredOrder
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.store_schema import (
+    COUNT_ORDER,
     COUNT_ORDERS,
     COUNT_OWED,
     DELETE_ORDER,
@@ -274,6 +275,14 @@ class SqliteReceiptStore:
         """
         count = self._rows(COUNT_OWED, receipt_id)[0][0]
         return count if isinstance(count, int) else 0
+
+    def has(self, order: JobKey) -> bool:
+        """Tell whether an order is kept: neither settled nor given up.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+        """
+        return self._rows(COUNT_ORDER, *astuple(order))[0][0] == 1
 
     def make_due(self, receipt_id: str, deadline: str) -> int:
         """Make the orders due that were held for a challenge; return how many.

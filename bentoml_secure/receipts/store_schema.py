@@ -68,6 +68,9 @@ SELECT_ORDERS = (
 )
 COUNT_ORDERS = "SELECT COUNT(*) FROM orders WHERE deadline IS NOT NULL"
 COUNT_OWED = "SELECT COUNT(*) FROM orders WHERE receipt_id = ? AND deadline IS NOT NULL"
+COUNT_ORDER = (
+    "SELECT COUNT(*) FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
+)
 MAKE_DUE = "UPDATE orders SET deadline = ? WHERE receipt_id = ? AND deadline IS NULL"
 DELETE_ORDER = "DELETE FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
 DROP_HELD = "DELETE FROM orders WHERE deadline IS NULL AND held_until < ?"

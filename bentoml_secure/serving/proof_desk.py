@@ -530,7 +530,10 @@ class ProofDesk:
         if following.segment >= len(self._provers):
             raise MalformedInputError("the last segment's prover hands something on")
         after = self._provers[following.segment]
-        if after.is_silent or following not in after.handed_over:
+        if following not in after.handed_over:
+            # Settled before this one, by an entry that has died: it needs no link.
+            return not await asyncio.to_thread(self._store.has, following)
+        if after.is_silent:
             return False
         try:
             await self._ask(after, self._attested(after), link_message(following, link))

@@ -348,8 +348,10 @@ def test_orders_are_kept_with_their_receipt_and_settled_once(
         assert store.orders(most=1) == [due[1]]
         assert store.count_orders() == store.owed(name) == 2
         proof = late_draft.bundle().receipt
+        assert store.has(due[0].key)
         assert store.settle(due[0].key, proof)
         assert not store.settle(due[0].key, proof)
+        assert [store.has(each.key) for each in due] == [False, True]
         assert store.bundle(name).attachments == (proof,)
         assert store.drop_orders([name, "00" * 16]) == 1
         assert store.orders(most=10) == []
