@@ -147,7 +147,7 @@ OFTEN = {
     ("handed over", "prover", 0),
     ("executing", "child", 1),
     ("executed", "prover", 0),
-    ("proven", "entry", 0),
+    ("proven", "entry", 1),
     ("collected", "prover", 1),
 }
 WITHOUT_CHILD = {"stored", "proven", "collected"}
