@@ -194,7 +194,11 @@ class Farm:
         return cancelled
 
     async def _run(self) -> None:
-        await asyncio.to_thread(remove_abandoned)
+        try:
+            await asyncio.to_thread(remove_abandoned)
+        except OSError:
+            # It costs room on the disk; a farm that does not begin costs every proof.
+            logger.exception("farm: folders of dead ones are left")
         await self._answered(self._leases.release_dead, is_known_dead)
         woken = True
         while not self._stopping:

@@ -103,8 +103,10 @@ def remove_abandoned() -> None:
     """
     for path in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*"):
         owner = path.name.removeprefix(_FOLDERS).rpartition("-")[0].replace("_", "/")
-        if is_known_dead(owner) and path.lstat().st_uid == os.getuid():
-            shutil.rmtree(path, ignore_errors=True)
+        # Another one that starts now may be faster.
+        with contextlib.suppress(FileNotFoundError):
+            if is_known_dead(owner) and path.lstat().st_uid == os.getuid():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _spelled(owner: str) -> str:
