@@ -139,6 +139,7 @@ def payload(number: int) -> Payload:
     return Payload(key=key, order=b"order", link=None, memory_bytes=100 << 20)
 
 
+@pytest.mark.slow
 def test_ending_an_attempt_ends_it_on_the_cluster(address: str, tmp_path: Path) -> None:
     told = queue.SimpleQueue[Event]()
     end = placed(address, tmp_path, seconds="600").start(payload(4), told.put)
@@ -154,6 +155,7 @@ def test_ending_an_attempt_ends_it_on_the_cluster(address: str, tmp_path: Path) 
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_import_fails_for_good(
     address: str, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_the_same_plan_gives_the_same_keys(case: ProofCase, tmp_path: Path) -> N
         assert replace(one, circuit=other.circuit) == other
 
 
+@pytest.mark.slow
 def test_parameters_are_chosen_where_none_are_given(
     case: ProofCase, tmp_path: Path
 ) -> None:
