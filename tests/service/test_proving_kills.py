@@ -144,11 +144,9 @@ STEPS: Mapping[str, Holding] = {
 }
 OFTEN = {
     ("stored", "entry", 0),
-    ("handed over", "prover", 0),
     ("executing", "child", 1),
     ("executed", "prover", 0),
     ("proven", "entry", 1),
-    ("collected", "prover", 1),
 }
 WITHOUT_CHILD = {"stored", "proven", "collected"}
 CASES = [

@@ -290,7 +290,8 @@ def until_judged(client: SecureClient, answer: Answer) -> None:
         assert client.confirm(answer).is_provisional
 
 
-@pytest.mark.parametrize("segments", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 3])
 def test_plans_of_other_lengths(tmp_path: Path, segments: int) -> None:
     with proving(tmp_path, segments=segments, replicas=1) as running:
         with running.client("critical") as client:
