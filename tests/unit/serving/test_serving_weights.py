@@ -333,14 +333,12 @@ def test_sealed_weights_want_a_broker(
     read: Read, owner: Owner, environment: pytest.MonkeyPatch
 ) -> None:
     deployment = read(owner.sealed)
-    with pytest.raises(
-        ConfigurationError, match=r"R0: the weights in .* are sealed"
-    ) as e:
+    with pytest.raises(ConfigurationError, match=r"R0: what is in .* is sealed") as e:
         deployment.broker_url("R0")
     assert f"Set {BROKER}=URL" in e.value.remedy
     environment.setenv(f"{BROKER}__R0", URL)
     assert deployment.broker_url("R0") == URL
-    with pytest.raises(ConfigurationError, match="R1: the weights"):
+    with pytest.raises(ConfigurationError, match="R1: what is in"):
         deployment.broker_url("R1")
     environment.setenv(BROKER, "ftp://broker")
     with pytest.raises(ConfigurationError, match=f"{BROKER} 'ftp://broker': want"):
@@ -372,7 +370,7 @@ def test_the_supervisor_wants_the_broker_too(
     )(Asks)
     configure(made)
     runner = made.all_services()["MadeSegment1Replica2"].inner
-    with pytest.raises(ConfigurationError, match="MadeSegment1Replica2: the weights"):
+    with pytest.raises(ConfigurationError, match="MadeSegment1Replica2: what is in"):
         runner.bsec_check()
     environment.setenv(BROKER, URL)
     runner.bsec_check()
