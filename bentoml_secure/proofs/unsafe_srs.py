@@ -119,8 +119,8 @@ def _window_tables() -> list[list[_Point]]:
     for _ in range(_WINDOWS):
         table = [base]
         while len(table) < 1 << _WINDOW_BITS:
-            *others, last = table
-            table += [*_add(others, [last] * len(others)), _double(last)]
+            last = table[-1]
+            table += _add(table, [last] * len(table))
         tables.append(table)
         base = table[-1]
     return tables
@@ -142,31 +142,27 @@ def _multiples(
 
 
 def _add(lefts: Sequence[_Point], rights: Sequence[_Point]) -> list[_Point]:
-    """Return the sum of each two points of different x."""
-    products, product = [], 1
-    for (left, _), (right, _) in zip(lefts, rights, strict=True):
+    """Return the sum of each two points, none of which is another's inverse."""
+    rises, runs, products, product = [], [], [], 1
+    for (x1, y1), (x2, y2) in zip(lefts, rights, strict=True):
+        # A point meets itself where a carry runs through all lower digits: of the
+        # scalars of a string, one in a million.
+        alike = x1 == x2
+        rises.append(3 * x1 * x1 if alike else y2 - y1)
+        runs.append(2 * y1 if alike else x2 - x1)
         products.append(product)
-        product = product * (right - left) % _P
-    # Raises ValueError where two have one x, which no random secret brings about.
+        product = product * runs[-1] % _P
     inverse = pow(product, -1, _P)
     sums = []
-    for before, (x1, y1), (x2, y2) in zip(
-        reversed(products), reversed(lefts), reversed(rights), strict=True
+    for before, rise, run, (x1, y1), (x2, _) in zip(
+        *map(reversed, (products, rises, runs, lefts, rights)), strict=True
     ):
-        apart = x2 - x1
-        slope = (y2 - y1) * inverse * before % _P
-        inverse = inverse * apart % _P
+        slope = rise * inverse * before % _P
+        inverse = inverse * run % _P
         x3 = (slope * slope - x1 - x2) % _P
         sums.append((x3, (slope * (x1 - x3) - y1) % _P))
     sums.reverse()
     return sums
-
-
-def _double(point: _Point) -> _Point:
-    x, y = point
-    slope = 3 * x * x * pow(2 * y, -1, _P) % _P
-    third = (slope * slope - 2 * x) % _P
-    return third, (slope * (x - third) - y) % _P
 
 
 def _multiply_g2(scalar: int) -> tuple[_Pair, _Pair]:

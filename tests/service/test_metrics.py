@@ -30,12 +30,14 @@ def settled(deployment: Deployment) -> Counter[Key]:
 
 
 def of_requests(counts: Counter[Key]) -> Counter[Key]:
-    """Return what requests count; attestation goes on by itself."""
+    """Return what requests count; attestation and the ledger go on by themselves."""
     return Counter(
         {
             key: value
             for key, value in counts.items()
-            if value and key[0] != "attested" and "mechanism=attestation" not in key
+            if value
+            and key[0] not in {"attested", "reputation"}
+            and "mechanism=attestation" not in key
         }
     )
 
