@@ -21,6 +21,7 @@ imported here but click and the error tree: each command imports its room when i
     owned        files that name a deployment, for trust and broker policy
     results      result issue, result verify
     auditing     plan-audit
+    challenges   auditor id, watch, challenge
     reputations  reputation list, reputation reset
     proving      prove, with srs: prove srs import, generate, show
     proof_set_up prove setup
@@ -39,6 +40,7 @@ import click
 from bentoml_secure.cli.auditing import plan_audit
 from bentoml_secure.cli.brokering import broker
 from bentoml_secure.cli.calibrating import calibrate
+from bentoml_secure.cli.challenges import auditor
 from bentoml_secure.cli.deployment import dev_root, trust
 from bentoml_secure.cli.endorsing import endorsements
 from bentoml_secure.cli.enrolling import tpm
@@ -100,7 +102,7 @@ for _command in (sign_model, verify_model, seal_model, seal_proofs):
     main.add_command(_command)
 for _command in (broker, result, tpm):
     main.add_command(_command)
-for _command in (plan_audit, reputation, trials, prove):
+for _command in (plan_audit, auditor, reputation, trials, prove):
     main.add_command(_command)
 for _command in (vk, verify_proof):
     verify.add_command(_command)

@@ -6,12 +6,17 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 
+if TYPE_CHECKING:
+    from bentoml_secure.signing import SigningKey
+
 FILE = click.Path(path_type=Path)
+_MAX_KEY_BYTES = 16 * 1024
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output."
@@ -74,6 +79,31 @@ def read(path: Path, *, what: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise MalformedInputError(f"{what} {path}: got more than {max_bytes} bytes")
     return data
+
+
+def read_private_key(path: Path) -> SigningKey:
+    """Read an Ed25519 private key in PEM.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or holds no such key.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from bentoml_secure.signing import SigningKey
+
+    pem = read(path, what="key", max_bytes=_MAX_KEY_BYTES)
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(
+            f"key {path}: want an Ed25519 private key in PEM, without a passphrase.",
+            remedy=f"openssl genpkey -algorithm ed25519 -out {path}",
+        )
+    return SigningKey(key)
 
 
 def read_evidence(path: Path) -> bytes:

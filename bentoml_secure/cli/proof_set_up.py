@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bentoml_secure.cli.outcome import own_files, plain
-from bentoml_secure.cli.parameters import FILE, read
+from bentoml_secure.cli.parameters import FILE, read_private_key
 from bentoml_secure.cli.splitting import progress
 
 if TYPE_CHECKING:
     from bentoml_secure.proofs.setup import SetUp
-    from bentoml_secure.signing import SigningKey
 
 DEFAULT_ACCURACY = 0.01
-_MAX_KEY_BYTES = 16 * 1024
 _GIB = 1 << 30
 
 
@@ -97,7 +95,7 @@ def setup(
         memory_bytes=None if memory is None else int(memory * _GIB),
         unsafe_srs=unsafe_srs,
     )
-    owner = _owner(key)
+    owner = read_private_key(key)
     with own_files(str(samples)):
         from bentoml_secure.split import read_samples
 
@@ -130,27 +128,6 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
             f"--shape: got {text!r:.60}, want such as features=1,30"
         )
     return name, shape
-
-
-def _owner(path: Path) -> SigningKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    from bentoml_secure.errors import ConfigurationError
-    from bentoml_secure.signing import SigningKey
-
-    pem = read(path, what="key", max_bytes=_MAX_KEY_BYTES)
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigurationError(
-            f"key {path}: want an Ed25519 private key in PEM, without a passphrase.",
-            remedy=f"openssl genpkey -algorithm ed25519 -out {path}",
-        )
-    return SigningKey(key)
 
 
 def _print(made: SetUp, out: Path) -> None:

@@ -107,6 +107,10 @@ class Caller:
             self._entry = entry
         return entry
 
+    def forget(self) -> None:
+        """Have the entry show evidence anew before anything else is asked."""
+        self._entry = None
+
     def _open(self, steps: Steps) -> Flow[AttestedEntry]:
         entry = yield from session_flow(
             self._trust,

@@ -11,7 +11,7 @@ its two boundaries, cannot guess what another prover's boundary holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,10 +146,33 @@ def activations_of(
     Raises:
         MalformedInputError: Other names, another shape, NaN or infinity.
     """
+    return tuple(
+        int(value)
+        for rounded in _rounded(tensors, form, scale)
+        for value in rounded.tolist()
+    )
+
+
+def largest_activation(
+    tensors: Mapping[str, Array], form: Sequence[FixedTensor], scale: int
+) -> int:
+    """Return the largest magnitude among ``activations_of``, without making them.
+
+    Raises:
+        MalformedInputError: As ``activations_of``.
+    """
+    return max(
+        int(np.abs(rounded).max(initial=0))
+        for rounded in _rounded(tensors, form, scale)
+    )
+
+
+def _rounded(
+    tensors: Mapping[str, Array], form: Sequence[FixedTensor], scale: int
+) -> Iterator[NDArray[np.float64]]:
     if tensors.keys() != {tensor.name for tensor in form}:
         got, want = sorted(tensors), sorted(tensor.name for tensor in form)
         raise MalformedInputError(f"boundary: got {got!r:.200}, want {want!r:.200}")
-    flat: list[int] = []
     for tensor in form:
         array = np.asarray(tensors[tensor.name])
         if array.shape != tensor.shape:
@@ -161,9 +184,7 @@ def activations_of(
         if not np.isfinite(scaled).all():
             raise MalformedInputError(f"boundary {tensor.name}: NaN or infinity")
         # As the circuit's library rounds; numpy's own rounding is to even.
-        rounded = np.trunc(scaled + np.copysign(0.5, scaled))
-        flat += [int(value) for value in rounded]
-    return tuple(flat)
+        yield np.trunc(scaled + np.copysign(0.5, scaled))
 
 
 def floats_of(

@@ -32,6 +32,21 @@ class StoredOrder:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class DueOrder:
+    """An order that is due, without its body.
+
+    Attributes:
+        key: Which proof.
+        deadline: By which the proof must be attached.
+        priority: "critical" or "audit".
+    """
+
+    key: JobKey
+    deadline: str
+    priority: str
+
+
 class ReceiptStore(Protocol):
     """What the entry service needs of a store; any thread may call."""
 
@@ -46,8 +61,26 @@ class ReceiptStore(Protocol):
         """
         ...
 
-    def orders(self, *, most: int) -> list[StoredOrder]:
-        """Return orders that are due, the earliest deadline first.
+    def due_orders(self, segment: int, *, most: int) -> list[DueOrder]:
+        """Return a segment's orders that are due.
+
+        Critical ones first, and of those the earliest deadline.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def order_body(self, order: JobKey) -> bytes | None:
+        """Return an order, sealed to its prover; None where it is kept no more.
+
+        Raises:
+            UnavailableError: The store does not answer.
+        """
+        ...
+
+    def late_receipts(self, now: str, *, most: int) -> list[str]:
+        """Return ids of receipts with an order that is past its deadline.
 
         Raises:
             UnavailableError: The store does not answer.
@@ -97,16 +130,16 @@ class ReceiptStore(Protocol):
         """
         ...
 
-    def drop_held(self, now: str) -> int:
-        """Remove orders that were held long enough; return how many.
+    def drop_held(self, now: str, *, most: int) -> int:
+        """Remove orders that were held long enough, or are too many; return how many.
 
         Raises:
             UnavailableError: The store does not answer.
         """
         ...
 
-    def drop_orders(self, receipt_ids: Sequence[str]) -> int:
-        """Remove orders that will not be settled any more; return how many.
+    def drop_orders(self, receipt_ids: Sequence[str]) -> list[JobKey]:
+        """Remove orders that will not be settled any more; return which.
 
         Raises:
             UnavailableError: The store does not answer.

@@ -47,7 +47,7 @@ from bentoml_secure.receipts.bundle import (
     configuration_from_json,
     scenario_from_json,
 )
-from bentoml_secure.receipts.keeping import StoredOrder
+from bentoml_secure.receipts.keeping import DueOrder, StoredOrder
 from bentoml_secure.receipts.receipt import Receipt, parse_receipt
 from bentoml_secure.receipts.store_schema import (
     COUNT_ORDER,
@@ -62,11 +62,13 @@ from bentoml_secure.receipts.store_schema import (
     MAKE_DUE,
     SCHEMA_VERSION,
     SELECT_ATTACHMENTS,
-    SELECT_ORDERS,
+    SELECT_DUE,
+    SELECT_LATE,
+    SELECT_ORDER,
     SELECT_RECEIPT,
     envelope_row,
+    read_due,
     read_envelope,
-    read_order,
     schema,
     split_statements,
 )
@@ -160,10 +162,12 @@ class SqliteReceiptStore:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # Some failures have ended it already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def put(
         self, receipt: Receipt, bundle: Bundle, orders: Sequence[StoredOrder] = ()
@@ -249,14 +253,43 @@ class SqliteReceiptStore:
                 INSERT_ATTACHMENT, (receipt_id, *envelope_row(attachment))
             )
 
-    def orders(self, *, most: int) -> list[StoredOrder]:
-        """Return orders that are due, the earliest deadline first.
+    def due_orders(self, segment: int, *, most: int) -> list[DueOrder]:
+        """Return a segment's orders that are due.
+
+        Critical ones first, and of those the earliest deadline.
 
         Raises:
             UnavailableError: The file is locked or gone.
             MalformedInputError: What is stored does not parse.
         """
-        return [read_order(row) for row in self._rows(SELECT_ORDERS, most)]
+        return [read_due(row) for row in self._rows(SELECT_DUE, segment, most)]
+
+    def order_body(self, order: JobKey) -> bytes | None:
+        """Return an order, sealed to its prover; None where it is kept no more.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+            MalformedInputError: What is stored does not parse.
+        """
+        rows = self._rows(SELECT_ORDER, *astuple(order))
+        if not rows:
+            return None
+        (body,) = rows[0]
+        if not isinstance(body, bytes):
+            raise MalformedInputError("stored order: its body is of another type")
+        return body
+
+    def late_receipts(self, now: str, *, most: int) -> list[str]:
+        """Return ids of receipts with an order that is past its deadline.
+
+        Args:
+            now: The time, as receipts write it.
+            most: How many are returned.
+
+        Raises:
+            UnavailableError: The file is locked or gone.
+        """
+        return [str(receipt_id) for (receipt_id,) in self._rows(SELECT_LATE, now, most)]
 
     def count_orders(self) -> int:
         """Return how many orders are due.
@@ -316,29 +349,31 @@ class SqliteReceiptStore:
                 )
             return removed == 1
 
-    def drop_held(self, now: str) -> int:
+    def drop_held(self, now: str, *, most: int) -> int:
         """Remove orders that were held long enough; return how many.
 
         Args:
             now: The time, as receipts write it.
+            most: That stay, those that are held longest.
 
         Raises:
             UnavailableError: The file is locked, full or gone.
         """
         with self._lock, self._writing("held orders"):
-            return self._connection.execute(DROP_HELD, (now,)).rowcount
+            return self._connection.execute(DROP_HELD, (now, most)).rowcount
 
-    def drop_orders(self, receipt_ids: Sequence[str]) -> int:
-        """Remove orders that will not be settled any more; return how many.
+    def drop_orders(self, receipt_ids: Sequence[str]) -> list[JobKey]:
+        """Remove orders that will not be settled any more; return which.
 
         Raises:
             UnavailableError: The file is locked, full or gone.
         """
         with self._lock, self._writing("orders"):
-            return sum(
-                self._connection.execute(DROP_ORDERS, (receipt_id,)).rowcount
+            return [
+                JobKey(*row)
                 for receipt_id in receipt_ids
-            )
+                for row in self._connection.execute(DROP_ORDERS, (receipt_id,))
+            ]
 
     def bundle(self, receipt_id: str) -> Bundle:
         """Return a receipt with its attachments and documents.

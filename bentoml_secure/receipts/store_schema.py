@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS
-from bentoml_secure.receipts.keeping import StoredOrder
+from bentoml_secure.receipts.keeping import DueOrder
 from bentoml_secure.signing import Envelope
 
 SCHEMA_VERSION = 3
@@ -61,10 +61,17 @@ def schema() -> str:
 INSERT_RECEIPT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)"
 INSERT_ATTACHMENT = "INSERT INTO attachments VALUES (?, ?, ?, ?, ?)"
 INSERT_ORDER = "INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)"
-SELECT_ORDERS = (
-    "SELECT receipt_id, infer, segment, deadline, held_until, priority, body "
-    "FROM orders "
-    "WHERE deadline IS NOT NULL ORDER BY deadline, receipt_id, infer, segment LIMIT ?"
+SELECT_DUE = (
+    "SELECT receipt_id, infer, segment, deadline, priority FROM orders "
+    "WHERE segment = ? AND deadline IS NOT NULL "
+    "ORDER BY priority <> 'critical', deadline, receipt_id, infer LIMIT ?"
+)
+SELECT_ORDER = (
+    "SELECT body FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
+)
+SELECT_LATE = (
+    "SELECT receipt_id FROM orders WHERE deadline < ? "
+    "GROUP BY receipt_id ORDER BY MIN(deadline) LIMIT ?"
 )
 COUNT_ORDERS = "SELECT COUNT(*) FROM orders WHERE deadline IS NOT NULL"
 COUNT_OWED = "SELECT COUNT(*) FROM orders WHERE receipt_id = ? AND deadline IS NOT NULL"
@@ -73,8 +80,14 @@ COUNT_ORDER = (
 )
 MAKE_DUE = "UPDATE orders SET deadline = ? WHERE receipt_id = ? AND deadline IS NULL"
 DELETE_ORDER = "DELETE FROM orders WHERE receipt_id = ? AND infer = ? AND segment = ?"
-DROP_HELD = "DELETE FROM orders WHERE deadline IS NULL AND held_until < ?"
-DROP_ORDERS = "DELETE FROM orders WHERE receipt_id = ?"
+DROP_HELD = (
+    "DELETE FROM orders WHERE deadline IS NULL AND (held_until < ? OR rowid IN ("
+    "SELECT rowid FROM orders WHERE deadline IS NULL "
+    "ORDER BY held_until DESC LIMIT -1 OFFSET ?))"
+)
+DROP_ORDERS = (
+    "DELETE FROM orders WHERE receipt_id = ? RETURNING receipt_id, infer, segment"
+)
 SELECT_RECEIPT = (
     "SELECT payload_type, payload, key_id, signature FROM receipts WHERE receipt_id = ?"
 )
@@ -94,31 +107,22 @@ def envelope_row(envelope: Envelope) -> tuple[str, bytes, str, bytes]:
     )
 
 
-def read_order(row: tuple[object, ...]) -> StoredOrder:
-    """Return the order in a row.
+def read_due(row: tuple[object, ...]) -> DueOrder:
+    """Return what a row says of an order that is due.
 
     Raises:
         MalformedInputError: A column is of another type.
     """
-    receipt_id, infer, segment, deadline, held_until, priority, body = row
+    receipt_id, infer, segment, deadline, priority = row
     if not (
         isinstance(receipt_id, str)
         and isinstance(infer, int)
         and isinstance(segment, int)
         and isinstance(deadline, str)
-        and isinstance(held_until, str)
         and isinstance(priority, str)
-        and isinstance(body, bytes)
     ):
         raise MalformedInputError("stored order: a column is of another type")
-    key = JobKey(receipt_id, infer, segment)
-    return StoredOrder(
-        key=key,
-        deadline=deadline,
-        held_until=held_until,
-        priority=priority,
-        body=body,
-    )
+    return DueOrder(JobKey(receipt_id, infer, segment), deadline, priority)
 
 
 def read_envelope(row: tuple[object, ...]) -> Envelope:

@@ -7,6 +7,7 @@ Of every scenario with ``proof = "challenge"``, under each key that the entry ha
     3. for a while their nonces are taken
     4. the secret is shown: every receipt gets its attachment, and whoever is challenged
        owes the proofs whose orders were held
+    5. as long as the others' are held, an auditor may have any of them proven
 
 Epochs live in this process: their roots are signed with the key of their receipts,
 which ends with it. Receipts of an epoch that was open then fail at their deadline.
@@ -25,21 +26,29 @@ from datetime import datetime, timedelta
 
 from bentoml_secure.audit.challenge import SECRET_BYTES, ClosedEpoch, Epoch, EpochLog
 from bentoml_secure.digest import Digest
-from bentoml_secure.errors import UnavailableError, VerificationError
+from bentoml_secure.errors import (
+    ConfigurationError,
+    UnavailableError,
+    VerificationError,
+)
 from bentoml_secure.receipts.epoch import EpochRecord, issue_epoch
 from bentoml_secure.receipts.epoch_closing import close_epoch, settle_epoch
 from bentoml_secure.receipts.epoch_root import verify_nonce
 from bentoml_secure.receipts.keeping import ReceiptStore
+from bentoml_secure.receipts.late_challenge import verify_challenge
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.session.identity import Keys
 from bentoml_secure.signing import Envelope
-from bentoml_secure.statements import format_time, utc_now
+from bentoml_secure.statements import format_time, parse_time, utc_now
 
 logger = logging.getLogger("bentoml_secure")
 
 _TURN_SECONDS = 0.25
 HELD_FOR = timedelta(days=1)
 """How long after its epoch orders of what was not challenged are kept."""
+
+MAX_HELD = 100_000
+"""Orders; beyond that the oldest go. Their epochs are settled long before."""
 
 _TIDY_SECONDS = 600.0
 NONCE_SECONDS = 60.0
@@ -152,6 +161,60 @@ class Challenges:
             raise VerificationError(f"nonce: {said.auditor} has given one already")
         closing.nonces[said.auditor] = envelope
 
+    async def challenge_again(self, receipt_id: str, envelope: Envelope) -> int:
+        """Make the orders of a receipt due that an auditor wants proven.
+
+        Args:
+            receipt_id: Of the receipt.
+            envelope: The auditor's, of ``sign_challenge``.
+
+        Returns:
+            How many proofs are owed now.
+
+        Raises:
+            VerificationError: Its signature does not fit; nobody's who is an auditor
+                here; about another receipt.
+            ConfigurationError: No such receipt, or its orders are not held any more.
+            UnavailableError: The store does not answer.
+        """
+        said = verify_challenge(envelope)
+        if said.auditor not in self._auditors:
+            raise VerificationError(f"challenge: {said.auditor} is no auditor here")
+        bundle = await asyncio.to_thread(self._store.bundle, receipt_id)
+        digest = bundle.receipt.payload_digest
+        if (said.receipt_id, said.receipt) != (receipt_id, digest):
+            raise VerificationError(
+                f"challenge: got one of {said.receipt_id}, {said.receipt}, want "
+                f"{receipt_id}, {digest}"
+            )
+        if self._awaits_draw(digest):
+            raise ConfigurationError(
+                f"receipt {receipt_id}: its epoch is not drawn yet.",
+                remedy="Give a nonce now, or challenge it later.",
+            )
+        ends = self._clock() + timedelta(seconds=bundle.scenario.proof_deadline_seconds)
+        due, owed = await asyncio.to_thread(self._make_due, receipt_id, ends)
+        if not owed:
+            raise ConfigurationError(
+                f"receipt {receipt_id}: no orders of its proofs are held.",
+                remedy=f"Orders are held for {HELD_FOR.days} day; see its bundle for "
+                "proofs that have come.",
+            )
+        self._challenged(due)
+        return owed
+
+    def _awaits_draw(self, receipt: Digest) -> bool:
+        return receipt in self._ids or any(
+            receipt == record.receipt_digest
+            for closing in self._drawing
+            for record in closing.records or ()
+        )
+
+    def _make_due(self, receipt_id: str, ends: datetime) -> tuple[int, int]:
+        """Return how many orders came due, and how many are."""
+        due = self._store.make_due(receipt_id, format_time(ends))
+        return due, due or self._store.owed(receipt_id)
+
     async def run(self) -> None:
         """Close epochs and draw, until cancelled."""
         tidied = float("-inf")
@@ -160,7 +223,7 @@ class Challenges:
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     now = format_time(self._clock())
-                    await asyncio.to_thread(self._store.drop_held, now)
+                    await asyncio.to_thread(self._store.drop_held, now, most=MAX_HELD)
                 self._close()
                 over = [r for r, c in self._closing.items() if self._is_over(c)]
                 self._drawing += [self._closing.pop(root) for root in over]
@@ -240,8 +303,8 @@ class Challenges:
         due = 0
         if record.deadline is not None:
             # First, for it may be done again: what is attached stays, and stands once.
-            due = self._store.make_due(record.receipt_id, record.deadline)
-            due = due or self._store.owed(record.receipt_id)
+            ends = parse_time(record.deadline, what="deadline")
+            _, due = self._make_due(record.receipt_id, ends)
             if not due:
                 logger.error(
                     "receipt %s: challenged, and no orders are held", record.receipt_id

@@ -8,6 +8,8 @@
     GET  /bsec/v1/receipts/{id}       the bundle; ?wait=SECONDS for what is still due,
                                       with &proofs=1 for its proofs as well
     GET  /bsec/v1/receipts/{id}/salt  the root salt the entry drew (bearer token)
+    POST /bsec/v1/receipts/{id}/challenge
+                                      an auditor's signed wish to have it proven
     GET  /bsec/v1/epochs              signed roots that auditors' nonces are taken for
     POST /bsec/v1/epochs              an auditor's signed nonce over one of them
 
@@ -131,6 +133,8 @@ class EntryDoor:
             await send_json(send, 200, await step(self._entry().responder, receive))
         elif path == EPOCHS and method in ("GET", "POST"):
             await self._epochs(method, receive, send)
+        elif path.startswith(RECEIPTS) and method == "POST":
+            await self._challenge(path.removeprefix(RECEIPTS), receive, send)
         elif path.startswith(RECEIPTS) and method == "GET":
             await self._receipt(scope, path.removeprefix(RECEIPTS), send)
         elif path.startswith(f"{PREFIX}/"):
@@ -237,6 +241,19 @@ class EntryDoor:
         await entry.wait_complete(receipt_id, _wait_seconds(scope), proofs=proofs)
         bundle = await asyncio.to_thread(entry.store.bundle, receipt_id)
         await send_json(send, 200, bundle.to_json())
+
+    async def _challenge(self, rest: str, receive: Receive, send: Send) -> None:
+        receipt_id, _, leaf = rest.partition("/")
+        challenges = self._entry().challenges
+        if leaf != "challenge" or challenges is None:
+            raise NotFoundError(f"receipt: no such path {leaf!r:.60}")
+        parse_hex(receipt_id, what="receipt id", length=REQUEST_ID_BYTES)
+        said = await receive_json(
+            receive, what="challenge", max_bytes=MAX_DOCUMENT_BYTES
+        )
+        envelope = parse_epoch_envelope(said, what="challenge")
+        due = await challenges.challenge_again(receipt_id, envelope)
+        await send_json(send, 200, {"due": due})
 
     async def _epochs(self, method: str, receive: Receive, send: Send) -> None:
         challenges = self._entry().challenges

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.proofs.boundary import activations_of
+from bentoml_secure.proofs.boundary import largest_activation
 from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.orders import About, Order, Priority
@@ -61,10 +61,9 @@ def require_provable(manifest: Manifest, inputs: Mapping[str, Array]) -> None:
             beyond the circuit's range.
     """
     first = manifest.segments[0]
-    values = activations_of(inputs, first.inputs, manifest.scale)
     parameters = first.parameters
     most = parameters.decomposition_base**parameters.decomposition_legs
-    largest = max(map(abs, values), default=0)
+    largest = largest_activation(inputs, first.inputs, manifest.scale)
     if largest >= most:
         raise MalformedInputError(
             f"inputs: got a magnitude of {largest / 2**manifest.scale:g}, want less "

@@ -20,14 +20,12 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from bentoml_secure import metrics
-from bentoml_secure.attestation.evidence import VerifiedClaims
 from bentoml_secure.attestation.key_document import Role
-from bentoml_secure.digest import parse_hex, parse_json, require_fields
+from bentoml_secure.digest import parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -40,31 +38,14 @@ from bentoml_secure.proofs.folder import VerificationKeys
 from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import Limits, ProofBackend
-from bentoml_secure.proofs.sealing import PUBLIC_BYTES
 from bentoml_secure.receipts.attachments import parse_attachment, verify_attachment
-from bentoml_secure.receipts.keeping import ReceiptStore, StoredOrder
+from bentoml_secure.receipts.keeping import DueOrder, ReceiptStore
 from bentoml_secure.receipts.proofs import PROOF, ProofRecord, prover_key
 from bentoml_secure.scenario import Scenario
-from bentoml_secure.serving.peers import Attested, Peer
-from bentoml_secure.serving.placement import misplaced
-from bentoml_secure.serving.prover_messages import (
-    MAX_MESSAGE_BYTES,
-    OPERATION,
-    PROOFS_PATH,
-    JobReport,
-    SubmittedOrder,
-    execute_message,
-    keys_message,
-    link_message,
-    order_key_message,
-    parse_answer,
-    parse_executed,
-    parse_reports,
-    submit_message,
-)
+from bentoml_secure.serving.desk_prover import Asking, DeskProver
+from bentoml_secure.serving.peers import Peer
+from bentoml_secure.serving.prover_messages import JobReport
 from bentoml_secure.serving.prover_work import unpack_order
-from bentoml_secure.session.keys import Session
-from bentoml_secure.session.responders import UnknownSessionError
 from bentoml_secure.signing import MAX_ENVELOPE_BYTES, Envelope, parse_envelope
 from bentoml_secure.statements import format_time, utc_now
 
@@ -74,10 +55,6 @@ MAX_OWED = 10_000
 """Orders due at once; beyond that, requests that must be proven are refused."""
 
 _BATCH = 200
-_BATCH_BYTES = 8 << 20
-_ASK_SECONDS = 30.0
-"""For an answer: then the prover counts as silent, until it says something."""
-
 _MAX_LOST = 10_000
 _UNSOUND = (VerificationError, MalformedInputError, ConfigurationError)
 _ROUND_SECONDS = 0.5
@@ -91,44 +68,6 @@ Ended = Callable[[str, bool], Awaitable[None]]
 
 async def _unheard(receipt_id: str, proven: bool) -> None:
     """Tell nobody."""
-
-
-class Asking(Protocol):
-    """How a prover is reached, beside its handshake; ``HttpChannel`` is one."""
-
-    async def ask(
-        self,
-        path: str,
-        operation: str,
-        message: bytes,
-        session: Session,
-        *,
-        max_bytes: int,
-    ) -> bytes:
-        """Send one message sealed, and return the answer, opened."""
-        ...
-
-
-@dataclass(slots=True)
-class _Prover:
-    """One prover, as the desk deals with it."""
-
-    peer: Peer
-    channel: Asking
-    order_key: str | None = None
-    claims: VerifiedClaims | None = None
-    session: Session | None = None
-    handed_over: set[JobKey] = field(default_factory=set)
-    linked: set[JobKey] = field(default_factory=set)
-    failed: set[JobKey] = field(default_factory=set)
-    unwanted: list[JobKey] = field(default_factory=list)
-    is_silent: bool = False
-    serving: asyncio.Task[bool] | None = None
-
-    def forget(self, place: JobKey) -> None:
-        """Remember nothing of an order that is settled or given up."""
-        for places in (self.handed_over, self.linked, self.failed):
-            places.discard(place)
 
 
 class ProofDesk:
@@ -153,7 +92,7 @@ class ProofDesk:
         *,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._provers = [_Prover(peer, channel) for peer, channel in provers]
+        self._provers = [DeskProver(peer, channel) for peer, channel in provers]
         self.keys = keys
         self.document = document
         self._backend = backend
@@ -162,7 +101,8 @@ class ProofDesk:
         self._clock = clock
         self._tasks: list[asyncio.Task[None]] = []
         self._awake = asyncio.Event()
-        self._changed = asyncio.Condition()
+        # Set, and replaced, whenever something was settled or given up.
+        self._changed = asyncio.Event()
         self._owed = 0
         # Receipts that will not get all their proofs: who waits for them is told.
         self._lost: OrderedDict[str, None] = OrderedDict()
@@ -199,7 +139,7 @@ class ProofDesk:
     @property
     def is_ready(self) -> bool:
         """Whether requests that are to be proven would be taken now."""
-        known = all(prover.order_key is not None for prover in self._provers)
+        known = all(prover.is_known for prover in self._provers)
         return known and self._owed < MAX_OWED
 
     def order_keys(self, scenario: Scenario) -> list[str]:
@@ -219,18 +159,10 @@ class ProofDesk:
                 f"proofs: {self._owed} are owed, want less than {MAX_OWED}.",
                 remedy="Ask later, or add provers.",
             )
-        keys = []
-        for index, prover in enumerate(self._provers):
-            if prover.order_key is None or prover.claims is None:
-                raise UnavailableError(
-                    f"{prover.peer.name}: no order key yet; it may not be attested.",
-                    remedy="Ask later; the log says what is wrong with the prover.",
-                )
-            prover.peer.require(scenario.evidence_max_age_seconds)
-            if (reason := misplaced(prover.claims, scenario, index)) is not None:
-                raise UnavailableError(f"{prover.peer.name}: {reason}.")
-            keys.append(prover.order_key)
-        return keys
+        return [
+            prover.order_key(scenario, index)
+            for index, prover in enumerate(self._provers)
+        ]
 
     def wake(self, added: int) -> None:
         """Say that orders were added to the store."""
@@ -244,12 +176,14 @@ class ProofDesk:
             Whether they are.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._changed:
+            async with asyncio.timeout(seconds):
                 while receipt_id not in self._lost:
+                    # Before the look: what changes after it is not slept through.
+                    changed = self._changed
                     if not await asyncio.to_thread(self._store.owed, receipt_id):
                         # It may have been given up in between.
                         return receipt_id not in self._lost
-                    await self._changed.wait()
+                    await changed.wait()
         return False
 
     async def execute(
@@ -265,12 +199,7 @@ class ProofDesk:
         Raises:
             SecureError: No prover, or values out of the circuit's range.
         """
-        prover = self._provers[index]
-        attested = self._attested(prover)
-        asked = execute_message(boundary, salt)
-        # Others are executed before it; who waits has a time limit of its own.
-        said = await self._ask_patiently(prover, attested, asked)
-        return parse_executed(said)
+        return await self._provers[index].execute(boundary, salt)
 
     async def _run(self) -> None:
         pause = _SHORTEST_PAUSE_SECONDS
@@ -298,19 +227,12 @@ class ProofDesk:
         """Begin with every prover that is not being dealt with; tell what moved."""
         self._owed = await asyncio.to_thread(self._store.count_orders)
         metrics.set_proof_queue_depth(self._owed)
-        idle = [
-            (index, prover)
-            for index, prover in enumerate(self._provers)
-            if prover.serving is None
-        ]
-        due: list[StoredOrder] = []
-        if self._owed:
-            # After it is known who is idle: no order is taken that is settled since.
-            found = await asyncio.to_thread(self._store.orders, most=_BATCH)
-            due = await self._in_time(found)
-        for index, prover in idle:
-            mine = [order for order in due if order.key.segment == index]
-            prover.serving = asyncio.create_task(self._serve(prover, mine))
+        await self._give_up_late()
+        for index, prover in enumerate(self._provers):
+            if prover.serving is None:
+                # No sooner: no order is taken that is settled since.
+                due = await self._due(index)
+                prover.serving = asyncio.create_task(self._serve(prover, due))
         serving = [p.serving for p in self._provers if p.serving is not None]
         await asyncio.wait(serving, timeout=_ROUND_SECONDS)
         moved = False
@@ -320,191 +242,86 @@ class ProofDesk:
                 prover.serving = None
         return moved
 
-    async def _in_time(self, orders: Sequence[StoredOrder]) -> list[StoredOrder]:
-        """Give up receipts that are late or hopeless; return the orders of the others.
+    async def _due(self, segment: int) -> list[DueOrder]:
+        if not self._owed:
+            return []
+        return await asyncio.to_thread(self._store.due_orders, segment, most=_BATCH)
 
-        At once: the earliest deadlines come first, and a batch of orders that nobody
-        can settle would hide all others until then.
+    async def _give_up_late(self) -> None:
+        """Give up receipts that are late or hopeless.
+
+        At once: a batch of orders that nobody can settle would hide all others.
         """
-        now = format_time(self._clock())
-        # The format has one length, so text sorts as time does.
-        late = {o.key.receipt_id for o in orders if (o.deadline or now) < now}
-        if over := late | self._hopeless:
-            # Before they are dropped: who waits must not take none owed for proven.
-            for receipt_id in over:
-                self._lost[receipt_id] = None
-            await asyncio.to_thread(self._store.drop_orders, sorted(over))
-            self._hopeless -= over
-            for place in [o.key for o in orders if o.key.receipt_id in over]:
-                if place.receipt_id in late:
-                    metrics.count_verification("proof", str(place.segment), "error")
-                    logger.error("receipt %s: no proof in time", place.receipt_id)
+        late = set[str]()
+        if self._owed:
+            now = format_time(self._clock())
+            found = await asyncio.to_thread(self._store.late_receipts, now, most=_BATCH)
+            late.update(found)
+        if not (over := late | self._hopeless):
+            return
+        # Before they are dropped: who waits must not take none owed for proven.
+        for receipt_id in over:
+            self._lost[receipt_id] = None
+        dropped = await asyncio.to_thread(self._store.drop_orders, sorted(over))
+        self._hopeless -= over
+        for place in dropped:
+            if place.receipt_id in late:
+                metrics.count_verification("proof", str(place.segment), "error")
+                logger.error("receipt %s: no proof in time", place.receipt_id)
+            # A set-up of fewer segments may have taken the store over.
+            if place.segment < len(self._provers):
                 prover = self._provers[place.segment]
                 prover.forget(place)
                 prover.unwanted.append(place)
-            for receipt_id in over:
-                await self._lose(receipt_id)
-                await self._ended(receipt_id, False)
-        return [order for order in orders if order.key.receipt_id not in over]
+        self._owed -= len(dropped)
+        for receipt_id in over:
+            self._lose(receipt_id)
+            await self._ended(receipt_id, False)
 
-    async def _lose(self, receipt_id: str) -> None:
+    def _lose(self, receipt_id: str) -> None:
         self._lost[receipt_id] = None
         if len(self._lost) > _MAX_LOST:
             self._lost.popitem(last=False)
-        await self._notify()
+        self._notify()
 
-    async def _cancel(self, prover: _Prover, attested: Attested) -> None:
-        unwanted = prover.unwanted[:_BATCH]
-        if unwanted:
-            await self._ask(prover, attested, keys_message("cancel", unwanted))
-            del prover.unwanted[: len(unwanted)]
-
-    async def _learn_order_key(self, prover: _Prover) -> None:
-        try:
-            attested = self._attested(prover)
-        except UnavailableError:
-            return
-        if prover.session is attested.session:
-            return
-        try:
-            said = await self._ask(prover, attested, order_key_message())
-            got = require_fields(
-                parse_answer(said), ("order_key", "manifest"), what="prover's answer"
-            )
-            if got["manifest"] != self.manifest.digest:
-                raise MalformedInputError(
-                    f"{prover.peer.name} manifest: got {got['manifest']!r:.100}, want "
-                    f"{self.manifest.digest}"
-                )
-            parse_hex(got["order_key"], what="order key", length=PUBLIC_BYTES)
-        except SecureError as error:
-            logger.warning("%s: no order key: %s", prover.peer.name, error)
-            return
-        prover.order_key, prover.session = got["order_key"], attested.session
-        prover.claims = attested.result.claims
-
-    def _attested(self, prover: _Prover) -> Attested:
-        return prover.peer.require(float("inf"))
-
-    async def _ask(self, prover: _Prover, attested: Attested, message: bytes) -> bytes:
-        try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                said = await self._ask_patiently(prover, attested, message)
-        except TimeoutError as error:
-            prover.is_silent = True
-            raise UnavailableError(
-                f"{prover.peer.name}: no answer within {_ASK_SECONDS:g} s"
-            ) from error
-        except UnavailableError:
-            prover.is_silent = True
-            raise
-        prover.is_silent = False
-        return said
-
-    async def _ask_patiently(
-        self, prover: _Prover, attested: Attested, message: bytes
-    ) -> bytes:
-        try:
-            return await prover.channel.ask(
-                PROOFS_PATH,
-                OPERATION,
-                message,
-                attested.session,
-                max_bytes=MAX_MESSAGE_BYTES,
-            )
-        except UnknownSessionError as error:
-            # It was started anew.
-            prover.peer.renew()
-            raise UnavailableError(f"{prover.peer.name}: {error}") from error
-
-    async def _serve(self, prover: _Prover, orders: Sequence[StoredOrder]) -> bool:
+    async def _serve(self, prover: DeskProver, due: Sequence[DueOrder]) -> bool:
         """Hand over, relay and collect at one prover; tell whether anything moved."""
         try:
-            await self._learn_order_key(prover)
-            if not (orders or prover.unwanted):
-                return False
-            attested = self._attested(prover)
-            await self._cancel(prover, attested)
-            moved = await self._hand_over(prover, attested, orders)
-            return await self._collect(prover, attested, orders) or moved
+            await prover.learn_order_key(self.manifest.digest)
+            await prover.cancel_unwanted()
+            moved = await prover.hand_over(due, self._store.order_body)
+            for report in await prover.collect(due):
+                moved |= await self._take(prover, report)
+            return moved
         except SecureError as error:
-            logger.warning("%s: %s", prover.peer.name, error)
+            logger.warning("%s: %s", prover.name, error)
         except Exception:
-            logger.exception("%s: the next round goes on", prover.peer.name)
+            logger.exception("%s: the next round goes on", prover.name)
         return False
 
-    async def _collect(
-        self, prover: _Prover, attested: Attested, orders: Sequence[StoredOrder]
-    ) -> bool:
-        asked = {
-            order.key: order
-            for order in orders
-            if order.key in prover.handed_over and order.key not in prover.failed
-        }
-        if not asked:
-            return False
-        message = keys_message("collect", list(asked))
-        moved = False
-        for report in parse_reports(await self._ask(prover, attested, message)):
-            if report.key not in asked:
-                raise MalformedInputError("it reports what it was not asked for")
-            moved |= await self._take(prover, attested, asked[report.key], report)
-        return moved
-
-    async def _hand_over(
-        self, prover: _Prover, attested: Attested, orders: Sequence[StoredOrder]
-    ) -> bool:
-        new, size = list[SubmittedOrder](), 0
-        for order in orders:
-            if order.key in prover.handed_over:
-                continue
-            size += len(order.body)
-            if new and size > _BATCH_BYTES:
-                break
-            new.append(
-                SubmittedOrder(
-                    key=order.key,
-                    deadline=order.deadline or "",
-                    priority=order.priority,
-                    body=order.body,
-                )
-            )
-        if not new:
-            return False
-        await self._ask(prover, attested, submit_message(new))
-        prover.handed_over |= {order.key for order in new}
-        return True
-
-    async def _take(
-        self,
-        prover: _Prover,
-        attested: Attested,
-        order: StoredOrder,
-        report: JobReport,
-    ) -> bool:
-        moved = False
+    async def _take(self, prover: DeskProver, report: JobReport) -> bool:
+        moved, place = False, report.key
         if report.state == "missing":
-            prover.handed_over.discard(order.key)
-            self._relay_again(order.key)
-        linked = report.link is None or order.key in prover.linked
+            prover.handed_over.discard(place)
+            self._relay_again(place)
+        linked = report.link is None or place in prover.linked
         if report.link is not None and not linked:
-            moved = linked = await self._relay(prover, order.key, report.link)
+            moved = linked = await self._relay(prover, place, report.link)
         # What it hands on is gone with its order: not before the next one has it.
         if linked and report.state == "done" and report.attachment is not None:
             try:
-                settled = await self._settle(prover, order, report)
+                settled = await self._settle(prover, report)
             except _UNSOUND as error:
                 # It will be no better the next time: others are not kept waiting.
-                await self._give_up(prover, order.key, str(error))
+                self._give_up(prover, place, str(error))
                 return True
-            moved, receipt_id = True, order.key.receipt_id
+            moved, receipt_id = True, place.receipt_id
             if settled and not await asyncio.to_thread(self._store.owed, receipt_id):
                 await self._ended(receipt_id, True)
-            await self._ask(prover, attested, keys_message("forget", [order.key]))
+            await prover.settle(place)
         elif report.state in ("failed", "cancelled"):
-            label = str(order.key.segment)
-            metrics.count_verification("proof", label, "error")
-            await self._give_up(prover, order.key, report.reason)
+            metrics.count_verification("proof", str(place.segment), "error")
+            self._give_up(prover, place, report.reason)
         return moved
 
     def _relay_again(self, place: JobKey) -> None:
@@ -513,7 +330,7 @@ class ProofDesk:
             before = JobKey(place.receipt_id, place.infer, place.segment - 1)
             self._provers[before.segment].linked.discard(before)
 
-    async def _give_up(self, prover: _Prover, place: JobKey, reason: str) -> None:
+    def _give_up(self, prover: DeskProver, place: JobKey, reason: str) -> None:
         """Ask for a proof no more; the next round drops all that its receipt owes."""
         prover.failed.add(place)
         self._hopeless.add(place.receipt_id)
@@ -523,9 +340,9 @@ class ProofDesk:
             place.segment,
             reason,
         )
-        await self._lose(place.receipt_id)
+        self._lose(place.receipt_id)
 
-    async def _relay(self, prover: _Prover, place: JobKey, link: bytes) -> bool:
+    async def _relay(self, prover: DeskProver, place: JobKey, link: bytes) -> bool:
         following = JobKey(place.receipt_id, place.infer, place.segment + 1)
         if following.segment >= len(self._provers):
             raise MalformedInputError("the last segment's prover hands something on")
@@ -536,37 +353,37 @@ class ProofDesk:
         if after.is_silent:
             return False
         try:
-            await self._ask(after, self._attested(after), link_message(following, link))
+            await after.link(following, link)
         except SecureError as error:
             # The other one's fault: this one is collected from all the same.
-            logger.warning("%s: %s", after.peer.name, error)
+            logger.warning("%s: %s", after.name, error)
             return False
         prover.linked.add(place)
         return True
 
-    async def _settle(
-        self, prover: _Prover, order: StoredOrder, report: JobReport
-    ) -> bool:
+    async def _settle(self, prover: DeskProver, report: JobReport) -> bool:
+        """Attach a proof; tell whether it was owed."""
         envelope = parse_envelope(report.attachment, what="proof")
-        label = str(order.key.segment)
-        with metrics.verification("proof", label):
-            await asyncio.to_thread(self._verify, envelope, order)
-        place = order.key
+        place = report.key
+        order = await asyncio.to_thread(self._store.order_body, place)
+        if order is None:
+            return False
+        with metrics.verification("proof", str(place.segment)):
+            await asyncio.to_thread(self._verify, envelope, place, order)
         settled = await asyncio.to_thread(self._store.settle, place, envelope)
         if settled:
             prover.forget(place)
             self._owed -= 1
         # First: what else is done with it may fail, and it is proven all the same.
-        await self._notify()
+        self._notify()
         return settled
 
-    def _verify(self, envelope: Envelope, order: StoredOrder) -> None:
+    def _verify(self, envelope: Envelope, place: JobKey, order: bytes) -> None:
         """Refuse a proof that no receipt should carry; whoever verifies judges all."""
         said = parse_json(envelope.payload, what=PROOF, max_bytes=MAX_ENVELOPE_BYTES)
         attachment = verify_attachment(envelope, prover_key(parse_attachment(said)))
         record = ProofRecord.from_attachment(attachment)
-        about, _ = unpack_order(order.body)
-        place = order.key
+        about, _ = unpack_order(order)
         for what, got, want in (
             ("kind", attachment.kind, PROOF),
             ("receipt", record.receipt_digest, about.receipt_digest),
@@ -580,6 +397,6 @@ class ProofDesk:
         srs = self.manifest.srs.verifier
         self._backend.verify([(record.proof, key)], srs, _VERIFYING)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from bentoml_secure.errors import ConfigurationError, ProofError
@@ -79,11 +80,15 @@ class EntryProving:
             secret = context.salt(provable.infer, "proof", str(boundary))
             return manifest.salt.expand(secret)
 
-        values = (*activations_of(provable.inputs, form, scale), *salt(0))
+        # In threads: some tensors are large, and the loop serves others.
+        inputs = await asyncio.to_thread(activations_of, provable.inputs, form, scale)
+        values = (*inputs, *salt(0))
         for index in range(len(manifest.segments)):
             values = await self._desk.execute(index, values, salt(index + 1))
         made = values[: len(values) - manifest.salt.elements]
-        floats = floats_of(made, manifest.segments[-1].outputs, scale)
+        floats = await asyncio.to_thread(
+            floats_of, made, manifest.segments[-1].outputs, scale
+        )
         apart = max(deviations(floats, provable.served).values())
         if not apart <= manifest.accuracy.bound:
             raise ProofError(

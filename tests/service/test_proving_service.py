@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +12,16 @@ import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from bentoml_secure.cli import main as cli
 from bentoml_secure.client import Answer, SecureClient
+from bentoml_secure.client.auditing import ChallengeAuditor
 from bentoml_secure.errors import (
     ConfigurationError,
     ReceiptError,
@@ -32,7 +37,9 @@ from tests.service.deployments import eventually
 from tests.service.faulting import suspended
 from tests.service.proving import SECONDS, Proving, proven_places, proving
 
-AUDITOR = SigningKey.generate()
+_KEY = Ed25519PrivateKey.generate()
+AUDITOR = SigningKey(_KEY)
+AUDITOR_PEM = _KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 @pytest.fixture(scope="module")
@@ -190,53 +197,85 @@ def test_what_is_counted_is_what_was_done(running: Proving) -> None:
             assert of_proofs(scrape(http.get("/metrics").text) - before) == want
 
 
-def give_nonces(running: Proving, auditor: EpochAuditor, entry: VerificationKey) -> int:
-    """Sign nonces over the roots that are shown; return how many were new."""
-    given = 0
-    with httpx.Client(base_url=running.entry.url, timeout=60) as http:
-        shown = http.get("/bsec/v1/epochs").json()["roots"]
-        for document in shown:
-            root = parse_epoch_envelope(document, what="root")
-            with contextlib.suppress(SecureError):
-                nonce = auditor.answer(root, entry)
-                said = http.post("/bsec/v1/epochs", json=nonce.to_json())
-                assert said.status_code == 200, said.text
-                again = http.post("/bsec/v1/epochs", json=nonce.to_json())
-                assert again.status_code >= 400, again.text
-                given += 1
-    return given
+def challenged(
+    running: Proving, auditor: ChallengeAuditor, client: SecureClient
+) -> Iterator[Answer]:
+    """Ask four times; yield each answer once it is known who is challenged."""
+    answers = [running.ask(client)[0] for _ in range(4)]
+    assert all(answer.is_provisional for answer in answers)
+    # Nothing is drawn, so nothing is proven, before the auditor has spoken.
+    assert not any(proven_places(answer.bundle) for answer in answers)
+    for answer in answers:
+        while answer.is_provisional:
+            assert not any(each.refusal for each in auditor.answer_roots())
+            answer = client.confirm(answer)
+        yield answer
 
 
-def test_who_is_challenged_is_proven_and_nobody_else(running: Proving) -> None:
-    auditor = EpochAuditor(AUDITOR, draw=lambda: secrets.token_bytes(32))
+def test_who_is_challenged_is_proven_and_others_when_they_are(
+    running: Proving, tmp_path: Path
+) -> None:
     found: dict[bool, Answer] = {}
-    with running.client("general") as client:
-        entry = VerificationKey.from_hex(client.attest().document.ed25519)
+    with (
+        running.client("general") as client,
+        ChallengeAuditor(
+            running.entry.url, running.trust, AUDITOR, seen=tmp_path / "seen"
+        ) as auditor,
+    ):
         while len(found) < 2:
-            answers = [running.ask(client)[0] for _ in range(4)]
-            assert all(answer.is_provisional for answer in answers)
-            # Nothing is drawn, so nothing is proven, before the auditor has spoken.
-            assert not any(proven_places(answer.bundle) for answer in answers)
-            eventually(
-                lambda: give_nonces(running, auditor, entry),
-                seconds=SECONDS,
-                what="a root is shown",
-            )
-            for answer in answers:
-                while True:
-                    give_nonces(running, auditor, entry)
-                    answer = client.confirm(answer)
-                    if not answer.is_provisional:
-                        break
+            for answer in challenged(running, auditor, client):
                 found[answer.verdict.claims["epoch"]["challenged"]] = answer
-    for challenged, answer in found.items():
-        claims = answer.verdict.claims
-        assert claims["epoch"]["auditors"] == [AUDITOR.public.key_id]
-        assert ("proofs" in claims) is challenged
-        if challenged:
-            running.require_each_once(answer)
-        else:
-            assert proven_places(answer.bundle) == []
+        for drawn, answer in found.items():
+            claims = answer.verdict.claims
+            assert claims["epoch"]["auditors"] == [AUDITOR.public.key_id]
+            assert ("proofs" in claims) is drawn
+        running.require_each_once(found[True])
+        assert proven_places(found[False].bundle) == []
+        # Later, for a reason of the auditor's own.
+        count = len(running.segments)
+        assert auditor.challenge(found[False].bundle.receipt) == count
+        assert auditor.challenge(found[False].bundle.receipt) <= count
+        later = eventually(
+            lambda: (
+                answer
+                if "proofs" in (answer := client.confirm(found[False])).verdict.claims
+                else None
+            ),
+            seconds=SECONDS,
+            what="a receipt that was challenged later is proven",
+        )
+        running.require_each_once(later)
+        with pytest.raises(ConfigurationError, match="no orders of its proofs"):
+            auditor.challenge(later.bundle.receipt)
+
+
+def test_an_auditor_takes_part_by_the_command_line(
+    running: Proving, tmp_path: Path
+) -> None:
+    (key := tmp_path / "auditor.pem").write_bytes(AUDITOR_PEM)
+    words = [str(running.entry.url), "--trust", str(running.trust), "--key", str(key)]
+    watch = ["auditor", "watch", *words, "--seen", str(tmp_path / "seen"), "--once"]
+    with running.client("general") as client:
+        answer = running.ask(client)[0]
+        said = eventually(
+            lambda: CliRunner().invoke(cli, watch).stdout,
+            seconds=SECONDS,
+            what="a root is shown",
+        )
+        assert said.startswith("signed ")
+        while answer.is_provisional:
+            answer = client.confirm(answer)
+    epoch = answer.verdict.claims["epoch"]
+    assert epoch["auditors"] == [AUDITOR.public.key_id]
+    assert epoch["root"] in said
+    (bundle := tmp_path / "bundle.json").write_text(json.dumps(answer.bundle.to_json()))
+    url, *options = words
+    challenge = ["auditor", "challenge", url, str(bundle), *options]
+    done = CliRunner().invoke(cli, challenge)
+    if epoch["challenged"]:
+        assert "no orders of its proofs are held" in done.output
+    else:
+        assert done.stdout == f"{len(running.segments)} proofs are owed\n"
 
 
 def test_a_stranger_draws_nothing(running: Proving) -> None:
@@ -254,6 +293,23 @@ def test_a_stranger_draws_nothing(running: Proving) -> None:
         said = http.post("/bsec/v1/epochs", json=nonce.to_json())
     assert said.status_code >= 400
     assert "is no auditor here" in said.text
+
+
+def test_a_stranger_has_nothing_proven(running: Proving) -> None:
+    with (
+        running.client("general") as client,
+        ChallengeAuditor(
+            running.entry.url, running.trust, SigningKey.generate()
+        ) as auditor,
+    ):
+        receipt = running.ask(client)[0].bundle.receipt
+        with pytest.raises(SecureError, match="is no auditor here"):
+            auditor.challenge(receipt)
+    with (
+        ChallengeAuditor(running.entry.url, running.trust, AUDITOR) as auditor,
+        pytest.raises(ConfigurationError, match="its epoch is not drawn yet"),
+    ):
+        auditor.challenge(receipt)
 
 
 @pytest.mark.parametrize("scenario", ["hasty", "hasty-patient"])

@@ -20,7 +20,7 @@ from bentoml_secure.errors import (
 from bentoml_secure.proofs.jobs.job import JobKey
 from bentoml_secure.receipts import store as module
 from bentoml_secure.receipts.bundle import MAX_BUNDLE_ATTACHMENTS, Bundle
-from bentoml_secure.receipts.keeping import StoredOrder
+from bentoml_secure.receipts.keeping import DueOrder, StoredOrder
 from bentoml_secure.receipts.store import SqliteReceiptStore
 from bentoml_secure.testing.deployment import Deployment
 from bentoml_secure.testing.receipts import Draft, build_draft
@@ -344,8 +344,12 @@ def test_orders_are_kept_with_their_receipt_and_settled_once(
         store.put(receipt, alone(late_draft.bundle()), due)
     # Another process, after the first one was killed.
     with closing(SqliteReceiptStore(path)) as store:
-        assert store.orders(most=10) == [due[1], due[0]]
-        assert store.orders(most=1) == [due[1]]
+        for each in due:
+            found = DueOrder(each.key, each.deadline or "", each.priority)
+            assert store.due_orders(each.key.segment, most=10) == [found]
+            assert store.order_body(each.key) == each.body
+        assert store.late_receipts(SOON, most=10) == []
+        assert store.late_receipts(LATER, most=10) == [name]
         assert store.count_orders() == store.owed(name) == 2
         proof = late_draft.bundle().receipt
         assert store.has(due[0].key)
@@ -353,8 +357,9 @@ def test_orders_are_kept_with_their_receipt_and_settled_once(
         assert not store.settle(due[0].key, proof)
         assert [store.has(each.key) for each in due] == [False, True]
         assert store.bundle(name).attachments == (proof,)
-        assert store.drop_orders([name, "00" * 16]) == 1
-        assert store.orders(most=10) == []
+        assert store.order_body(due[0].key) is None
+        assert store.drop_orders([name, "00" * 16]) == [due[1].key]
+        assert store.due_orders(0, most=10) == store.due_orders(1, most=10) == []
         assert not store.settle(due[1].key, proof)
 
 
@@ -363,11 +368,12 @@ def test_held_orders_become_due_by_a_challenge(path: Path, late_draft: Draft) ->
     with closing(SqliteReceiptStore(path)) as store:
         held = order(receipt.receipt_id, 0, None)
         store.put(receipt, alone(late_draft.bundle()), (held,))
-        assert store.orders(most=10) == []
+        assert store.due_orders(0, most=10) == []
         assert store.count_orders() == 0
         assert store.make_due(receipt.receipt_id, SOON) == 1
         assert store.make_due(receipt.receipt_id, LATER) == 0
-        assert store.orders(most=10) == [replace(held, deadline=SOON)]
+        assert store.due_orders(0, most=10) == [DueOrder(held.key, SOON, "critical")]
+        assert store.order_body(held.key) == held.body
 
 
 def test_held_orders_are_dropped_in_time(path: Path, late_draft: Draft) -> None:
@@ -378,10 +384,55 @@ def test_held_orders_are_dropped_in_time(path: Path, late_draft: Draft) -> None:
     )
     with closing(SqliteReceiptStore(path)) as store:
         store.put(receipt, alone(late_draft.bundle()), orders)
-        assert store.drop_held(LATER) == 0
+        assert store.drop_held(LATER, most=1) == 0
         # What is due is not held.
-        assert store.drop_held(LATER.replace("13:", "14:")) == 1
-        assert store.orders(most=10) == [orders[1]]
+        assert store.drop_held(LATER.replace("13:", "14:"), most=1) == 1
+        assert [store.has(each.key) for each in orders] == [False, True]
+
+
+def test_of_too_many_held_orders_the_oldest_go(path: Path, late_draft: Draft) -> None:
+    name = late_draft.receipt.receipt_id
+    orders = [
+        replace(order(name, segment, None), held_until=until)
+        for segment, until in enumerate((LATER, SOON, LATER))
+    ]
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(late_draft.receipt, alone(late_draft.bundle()), orders)
+        assert store.drop_held(SOON, most=3) == 0
+        assert store.drop_held(SOON, most=2) == 1
+        assert [store.has(each.key) for each in orders] == [True, False, True]
+
+
+def test_critical_orders_come_before_earlier_ones_of_audits(
+    path: Path, late_draft: Draft
+) -> None:
+    first = order(late_draft.receipt.receipt_id, 0, SOON)
+    orders = (
+        replace(first, priority="audit"),
+        replace(first, key=replace(first.key, infer=1), deadline=LATER),
+        replace(first, key=replace(first.key, infer=2)),
+    )
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(late_draft.receipt, alone(late_draft.bundle()), orders)
+        found = [due.key.infer for due in store.due_orders(0, most=10)]
+        assert found == [2, 1, 0]
+        assert [due.key.infer for due in store.due_orders(0, most=1)] == [2]
+
+
+def test_a_full_disk_loses_nothing_that_was_there(
+    path: Path, late_draft: Draft
+) -> None:
+    name = late_draft.receipt.receipt_id
+    with closing(SqliteReceiptStore(path)) as store:
+        store.put(late_draft.receipt, alone(late_draft.bundle()), [])
+        pages = store._rows("PRAGMA page_count")[0][0]
+        store._rows(f"PRAGMA max_page_count={pages}")
+        large = replace(late_draft.bundle().receipt, payload=bytes(1 << 20))
+        with pytest.raises(UnavailableError, match="full"):
+            store.attach(name, large)
+        store._rows("PRAGMA max_page_count=1000000")
+        store.attach(name, late_draft.bundle().receipt)
+        assert len(store.bundle(name).attachments) == 1
 
 
 def test_a_receipt_that_is_refused_leaves_no_orders(
@@ -393,4 +444,4 @@ def test_a_receipt_that_is_refused_leaves_no_orders(
         store.put(receipt, bundle)
         with pytest.raises(ConfigurationError, match="a receipt of this id exists"):
             store.put(receipt, bundle, (order(receipt.receipt_id, 0, SOON),))
-        assert store.orders(most=10) == []
+        assert store.count_orders() == 0

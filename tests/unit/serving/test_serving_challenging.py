@@ -157,7 +157,7 @@ async def test_no_nonce_is_taken_once_receipts_show_the_secret(
 async def test_a_turn_that_fails_does_not_end_the_others(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(now: str) -> int:
+    def broken(now: str, *, most: int) -> int:
         raise RuntimeError("no such thing was foreseen")
 
     monkeypatch.setattr(running.store, "drop_held", broken)

@@ -163,7 +163,8 @@ async def test_orders_that_failed_do_not_hide_those_behind_them(
         for receipt_id in failing:
             assert not await desk.wait(receipt_id, 10)
         await until(lambda: JobKey(behind, 0, 0) in prover.submitted)
-        assert [store.owed(name) for name in (*failing, behind)] == [0, 0, 0, 1]
+        names = (*failing, behind)
+        await until(lambda: [store.owed(name) for name in names] == [0, 0, 0, 1])
         # Dropped is not proven, whoever asks later.
         assert not await desk.wait(failing[0], 10)
 
