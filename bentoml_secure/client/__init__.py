@@ -16,6 +16,7 @@ Rules of this room:
     answer      Question, Answer, judging the bundle
     flow        the order of requests
     clients     SecureClient, AsyncSecureClient
+    auditing    ChallengeAuditor
 
     with SecureClient("https://diagnosis.example", "trust.toml") as client:
         answer = client.call("diagnose", {"features": [[1.0, 2.0]]})
@@ -27,6 +28,13 @@ Never imports bentoml.
 from __future__ import annotations
 
 from bentoml_secure.client.answer import Answer, Question
+from bentoml_secure.client.auditing import ChallengeAuditor
 from bentoml_secure.client.clients import AsyncSecureClient, SecureClient
 
-__all__ = ["Answer", "AsyncSecureClient", "Question", "SecureClient"]
+__all__ = [
+    "Answer",
+    "AsyncSecureClient",
+    "ChallengeAuditor",
+    "Question",
+    "SecureClient",
+]

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
+import httpx
+
 from bentoml_secure.client.clients import SecureClient, Settings
 from bentoml_secure.client.exchange import Exchange, require_success
 from bentoml_secure.client.flow import Flow
@@ -146,6 +148,7 @@ class ChallengeAuditor(SecureClient):
         key: The auditor's; its id stands in the deployment's list, and in the trust
             files of those who rely on it.
         seen: File that outlives this process; None where nothing does.
+        transport: httpx transport; None uses the network.
         settings: As ``SecureClient``.
 
     Raises:
@@ -159,9 +162,10 @@ class ChallengeAuditor(SecureClient):
         key: SigningKey,
         *,
         seen: Path | None = None,
+        transport: httpx.BaseTransport | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        super().__init__(url, trust, **settings)
+        super().__init__(url, trust, transport=transport, **settings)
         self._key = key
         self._seen = None if seen is None else SeenRoots(seen)
         self._auditor = EpochAuditor(
