@@ -1,6 +1,6 @@
-"""Requests while proofs are made, and while none are.
+"""A served deployment that proves: requests while it does, and what one comes to.
 
-``python -m benchmarks.proofs_service --json``: the service of services/digits.py, all
+``python -m benchmarks.proofs_service --json``: the network of services/digits.py, all
 on one machine. Requests that ask for no proof are timed over HTTP with the provers
 idle, then with orders of proofs that take longer than the measurement. Then a receipt
 that has all its proofs is verified offline.
@@ -15,6 +15,8 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,21 +36,24 @@ from examples.diagnosis.commands import verdict_of
 REQUESTS = 100
 ORDERS = 6
 SEGMENTS = 3
+ROOT_FOLDER = "root"
 VERIFICATIONS = 5
 PROVEN_SECONDS = 1800.0
 SCENARIOS = ROOT / "services" / "digits.toml"
 WARM_UP = 5
 _BEGIN_SECONDS = 60.0
 _CHILD = b"bentoml_secure.proofs.backends.ezkl_child"
-_VARIABLES = ("PROOFS_PLAN", "PROOFS_FOLDER")
+_PLAN, _PROOFS, _INPUT = "PROOFS_PLAN", "PROOFS_FOLDER", "PROOFS_INPUT"
+SERVICE = "Proven"
 
 
-def served(plan: str, proofs: str) -> Any:
-    """Return the digits' service on a plan and a set-up.
+def served(plan: str, proofs: str, name: str) -> Any:
+    """Return a service on a plan and a set-up, three replicas and a prover each.
 
     Args:
         plan: Folder of the plan.
         proofs: Folder of the set-up.
+        name: Of the plan's only input.
     """
 
     @bentoml_secure.service(
@@ -56,33 +61,57 @@ def served(plan: str, proofs: str) -> Any:
         proofs=proofs,
         replicas=3,
         scenarios=str(SCENARIOS),
-        name="Digits",
+        name=SERVICE,
         traffic={"timeout": 60},
     )
-    class Digits:
-        """Reads a digit."""
+    class Proven:
+        """Answers with all outputs of the plan."""
 
         secure: bentoml_secure.Secure
 
         @bentoml.api
-        async def read(self, image: list[Any]) -> dict[str, list[float]]:
-            """Return the logits of the ten digits."""
-            out = await self.secure.infer({"image": np.asarray(image, np.float32)})
-            return {"logits": out["logits"][0].tolist()}
+        async def run(self, values: list[Any]) -> dict[str, list[Any]]:
+            """Return the outputs by name."""
+            out = await self.secure.infer({name: np.asarray(values, np.float32)})
+            return {output: tensor.tolist() for output, tensor in out.items()}
 
-    return Digits
-
-
-if all(name in os.environ for name in _VARIABLES):
-    Digits = served(*(os.environ[name] for name in _VARIABLES))
+    return Proven
 
 
-def timed(server: Server, image: Any, requests: int) -> list[float]:
+if _PLAN in os.environ:
+    Proven = served(os.environ[_PLAN], os.environ[_PROOFS], os.environ[_INPUT])
+
+
+@contextlib.contextmanager
+def serving(built: Built, folder: Path) -> Iterator[Server]:
+    """Serve a set-up under a development root of its own.
+
+    Args:
+        built: The set-up.
+        folder: Gets the root, and files of ``ask_proven``.
+    """
+    create_dev_root(folder / ROOT_FOLDER, now=datetime.now(UTC))
+    variables = {
+        _PLAN: str(built.plan),
+        _PROOFS: str(built.proofs),
+        _INPUT: next(iter(built.case.tests)),
+        "BENTOML_SECURE_DEV_ROOT": str(folder / ROOT_FOLDER),
+    }
+    with serve(f"benchmarks.proofs_service:{SERVICE}", variables) as server:
+        yield server
+
+
+def example(built: Built) -> Any:
+    """Return the values of the first request of the test set."""
+    return next(iter(first(built.case.tests, 1).values())).tolist()
+
+
+def timed(server: Server, values: Any, requests: int) -> list[float]:
     """Return how long each of so many requests took, in milliseconds."""
     took = []
     for _ in range(requests):
         begun = time.perf_counter()
-        server.call("read", {"image": image}, scenario="general")
+        server.call("run", {"values": values}, scenario="general")
         took.append((time.perf_counter() - begun) * 1e3)
     return took
 
@@ -98,14 +127,14 @@ def is_proving() -> bool:
     return False
 
 
-def order_proofs(server: Server, image: Any, orders: int) -> None:
+def order_proofs(server: Server, values: Any, orders: int) -> None:
     """Keep the provers busy; return when they are.
 
     Raises:
         RuntimeError: No proof was begun in time.
     """
     for _ in range(orders):
-        server.call("read", {"image": image}, scenario="proven")
+        server.call("run", {"values": values}, scenario="proven")
     end = time.monotonic() + _BEGIN_SECONDS
     while not is_proving():
         if time.monotonic() > end:
@@ -113,30 +142,47 @@ def order_proofs(server: Server, image: Any, orders: int) -> None:
         time.sleep(0.1)
 
 
-def time_receipt(server: Server, built: Built, image: Any, folder: Path) -> float:
-    """Return the milliseconds that verifying a receipt with all proofs takes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What one critical request came to.
 
-    Offline, with everything opened: bodies, proven input and answer. The median of
-    several, in one process, each of which starts the backend's once.
+    Attributes:
+        answer_ms: Until the answer was there and verified, provisional.
+        proven_seconds: After that, until its receipt had all proofs and was verified.
+        verify_ms: Of verifying that receipt offline, everything opened.
+    """
+
+    answer_ms: float
+    proven_seconds: float
+    verify_ms: float
+
+
+def ask_proven(server: Server, built: Built, folder: Path) -> Asked:
+    """Ask a critical request, wait for its proofs, and verify its receipt offline.
+
+    The time of verifying, with bodies, proven input and answer opened, is the median
+    of several, in one process, each of which starts the backend's once.
 
     Args:
         server: Serves ``built``.
         built: The set-up.
-        image: Asked about.
-        folder: Has the development root; gets files.
+        folder: Of ``serving``.
     """
     trust, stem = folder / "trust.toml", folder / "asked"
     words: list[str | Path] = ["trust", built.plan, "--scenarios", SCENARIOS]
-    words += ["--policy", folder / "root" / "policy.toml", "--service", "Digits"]
+    words += ["--policy", folder / ROOT_FOLDER / "policy.toml", "--service", SERVICE]
     words += ["--replicas", "3", "--proofs", built.proofs, "--out", trust]
     command_line.main(list(map(str, words)), standalone_mode=False)
-    end = time.monotonic() + PROVEN_SECONDS
     with SecureClient(server.url, trust, scenario="proven", wait_seconds=60) as client:
-        answer = client.call("read", {"image": image})
+        client.attest()
+        begun = time.monotonic()
+        answer = client.call("run", {"values": example(built)})
+        answered = time.monotonic()
         while answer.is_provisional:
-            if time.monotonic() > end:
+            if time.monotonic() > answered + PROVEN_SECONDS:
                 raise RuntimeError(f"not proven within {PROVEN_SECONDS:g} s")
             answer = client.confirm(answer)
+        proven = time.monotonic()
     bundle = stem.with_suffix(".json")
     bundle.write_text(json.dumps(answer.bundle.to_json()))
     stem.with_suffix(".request").write_bytes(answer.question.body)
@@ -146,12 +192,16 @@ def time_receipt(server: Server, built: Built, image: Any, folder: Path) -> floa
     words += ["--salt", answer.root_salt.hex()]
     took = []
     for _ in range(VERIFICATIONS):
-        begun = time.perf_counter()
+        verifying = time.perf_counter()
         verdict = verdict_of(*words)
-        took.append((time.perf_counter() - begun) * 1e3)
+        took.append((time.perf_counter() - verifying) * 1e3)
         if verdict["proof_opening"] != "checked":
             raise RuntimeError(f"the opening was {verdict['proof_opening']}")
-    return statistics.median(took)
+    return Asked(
+        answer_ms=(answered - begun) * 1e3,
+        proven_seconds=proven - answered,
+        verify_ms=statistics.median(took),
+    )
 
 
 def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]:
@@ -165,21 +215,15 @@ def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]
         folder = Path(name)
         case = cases(folder)["digits"]
         built = build(case, SEGMENTS, folder)
-        create_dev_root(folder / "root", now=datetime.now(UTC))
-        image = first(case.tests, 1)["image"].tolist()
-        variables = {
-            "PROOFS_PLAN": str(built.plan),
-            "PROOFS_FOLDER": str(built.proofs),
-            "BENTOML_SECURE_DEV_ROOT": str(folder / "root"),
-        }
-        with serve("benchmarks.proofs_service:Digits", variables) as server:
-            timed(server, image, WARM_UP)
-            idle = timed(server, image, requests)
-            order_proofs(server, image, orders)
-            busy = timed(server, image, requests)
+        values = example(built)
+        with serving(built, folder) as server:
+            timed(server, values, WARM_UP)
+            idle = timed(server, values, requests)
+            order_proofs(server, values, orders)
+            busy = timed(server, values, requests)
             if not is_proving():
                 raise RuntimeError("proofs were done too early: order more of them")
-            verify_ms = time_receipt(server, built, image, folder)
+            asked = ask_proven(server, built, folder)
     figures = {
         "latency_ratio_while_proving": statistics.median(busy)
         / statistics.median(idle),
@@ -187,7 +231,7 @@ def measure(*, requests: int = REQUESTS, orders: int = ORDERS) -> dict[str, Any]
         "request_p50_ms_proving": statistics.median(busy),
         "request_p99_ms_idle": float(np.percentile(idle, 99)),
         "request_p99_ms_proving": float(np.percentile(busy, 99)),
-        "verify_receipt_ms": verify_ms,
+        "verify_receipt_ms": asked.verify_ms,
     }
     return report(
         "proofs_service",

@@ -1,8 +1,9 @@
 """The table of docs/proofs.md: ``python -m benchmarks.proofs_table --write FILE``.
 
 Each model is set up whole and in segments, one request of the test set is proven and
-verified, and the test set is run through the circuits. The table in the file, between
-its two marks, is replaced; nothing in it is typed by hand.
+verified, and the test set is run through the circuits. Then each is served, and asked
+one critical request. The table in the file, between its two marks, is replaced; nothing
+in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.proofs_chain import Cost, prove_chain, verify_chain
 from benchmarks.proofs_models import Built, Tested, build, cases, first, run_tests
+from benchmarks.proofs_service import Asked, ask_proven, serving
 from benchmarks.report import report
 
 SEGMENTS = (1, 2, 3)
@@ -22,14 +24,26 @@ BEGIN, END = "<!-- table -->", "<!-- end of the table -->"
 HEAD = (
     "| model | segments | rows | 2^k rows | proving keys, MB | verification keys, KB "
     "| prove, CPU s | longest, s | peak, MiB | proofs, bytes | verify, ms "
-    "| largest deviation | same label |"
+    "| largest deviation | same label | answer, ms | proven after, s | receipt, ms |"
 )
 
 
 def row(
-    built: Built, costs: Sequence[Cost], verify_seconds: float, tested: Tested
+    built: Built,
+    costs: Sequence[Cost],
+    verify_seconds: float,
+    tested: Tested,
+    asked: Asked,
 ) -> str:
-    """Return one line of the table."""
+    """Return one line of the table.
+
+    Args:
+        built: The set-up.
+        costs: Of each segment's proof.
+        verify_seconds: Of all of them.
+        tested: How the circuits do on the test set.
+        asked: What a request came to that was served.
+    """
     segments = built.made.manifest.segments
     keys = [
         (built.proofs / str(index) / "vk").stat().st_size
@@ -50,6 +64,9 @@ def row(
         f"{verify_seconds * 1e3:.0f}",
         f"{max(tested.measured.largest.values()):.2g}",
         f"{tested.same_labels:.1%} of {tested.requests}",
+        f"{asked.answer_ms:.0f}",
+        f"{asked.proven_seconds:.1f}",
+        f"{asked.verify_ms:.0f}",
     )
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -97,7 +114,12 @@ def measure(
                 built = build(known[model], count, folder)
                 costs = prove_chain(built, first(built.case.tests, 1))
                 took = verify_chain(built, [cost.proof for cost in costs])
-                rows.append(row(built, costs, took, run_tests(built, tests)))
+                tested = run_tests(built, tests)
+                own = folder / f"{model}-{count}-served"
+                own.mkdir()
+                with serving(built, own) as server:
+                    asked = ask_proven(server, built, own)
+                rows.append(row(built, costs, took, tested, asked))
     return rows
 
 
