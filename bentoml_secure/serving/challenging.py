@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from bentoml_secure import metrics
 from bentoml_secure.audit.challenge import SECRET_BYTES, ClosedEpoch, Epoch, EpochLog
 from bentoml_secure.digest import Digest
 from bentoml_secure.errors import (
@@ -272,6 +273,9 @@ class Challenges:
                 envelope = issue_epoch(record, closing.keys.signing)
                 due = await asyncio.to_thread(self._settle, record, envelope)
                 self._challenged(due)
+                if record.deadline is None:
+                    # Of the others it is counted when their proofs have come.
+                    metrics.count_receipt(closing.scenario.name, "completed")
             except UnavailableError:
                 raise
             except Exception:

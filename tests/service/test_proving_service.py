@@ -216,6 +216,8 @@ def test_who_is_challenged_is_proven_and_others_when_they_are(
     running: Proving, tmp_path: Path
 ) -> None:
     found: dict[bool, Answer] = {}
+    done = series("receipts_total", scenario="general", state="completed")
+    before, asked = scrape(running.entry.metrics())[done], 0
     with (
         running.client("general") as client,
         ChallengeAuditor(
@@ -224,11 +226,18 @@ def test_who_is_challenged_is_proven_and_others_when_they_are(
     ):
         while len(found) < 2:
             for answer in challenged(running, auditor, client):
+                asked += 1
                 found[answer.verdict.claims["epoch"]["challenged"]] = answer
         for drawn, answer in found.items():
             claims = answer.verdict.claims
             assert claims["epoch"]["auditors"] == [AUDITOR.public.key_id]
             assert ("proofs" in claims) is drawn
+        # Whether it was challenged or not, nothing is missing from it any more.
+        eventually(
+            lambda: scrape(running.entry.metrics())[done] - before >= asked,
+            seconds=SECONDS,
+            what="all are counted as completed",
+        )
         running.require_each_once(found[True])
         assert proven_places(found[False].bundle) == []
         # Later, for a reason of the auditor's own.
