@@ -16,17 +16,14 @@ from bentoml_secure.digest import (
     require_fields,
 )
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.proofs.field import parse_hash
 from bentoml_secure.signing import decode_base64
 
 MAX_PROOF_BYTES = 1 << 20
 """The largest measured has 46 KB."""
 
 HASHES = ("input", "salt", "output")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-
-FIELD_MODULUS = 0x30644E72E131A029B85045B68181585D2833E84879B9709143E1F593F0000001
-"""Of the scalar field of BN254, in which circuits compute."""
 
 BoundaryValues = tuple[int, ...]
 """Activations at the circuit's scale, then the salt: one flat tensor of integers."""
@@ -109,20 +106,6 @@ class Facts:
             MalformedInputError: One missing, unknown or of another form.
         """
         return cls(**require_fields(document, HASHES, what=what))
-
-
-def parse_hash(text: object, *, what: str) -> str:
-    """Return 64 hex digits that spell one canonical field element, little-endian.
-
-    Raises:
-        MalformedInputError: Another form, or not below the field's modulus: the same
-            element would have several spellings.
-    """
-    if not isinstance(text, str) or not _HASH.fullmatch(text):
-        raise MalformedInputError(f"{what}: got {text!r:.80}, want 64 hex digits")
-    if int.from_bytes(bytes.fromhex(text), "little") >= FIELD_MODULUS:
-        raise MalformedInputError(f"{what}: not below the field's modulus")
-    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

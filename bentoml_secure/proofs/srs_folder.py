@@ -36,8 +36,8 @@ from bentoml_secure.errors import (
     MalformedInputError,
     VerificationError,
 )
+from bentoml_secure.proofs.field import FIELD_MODULUS
 from bentoml_secure.proofs.manifest_fields import MAX_LOGROWS, file_digest, whole
-from bentoml_secure.proofs.proof import FIELD_MODULUS
 from bentoml_secure.proofs.srs import (
     LOCAL,
     PERPETUAL,

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from bentoml_secure.errors import ConfigurationError
-from bentoml_secure.proofs.proof import FIELD_MODULUS
+from bentoml_secure.proofs.field import FIELD_MODULUS
 
 MAX_GENERATED = 20
 """Minutes of one core; more is a matter for a real ceremony's file."""

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.proofs.field import FIELD_MODULUS
 from bentoml_secure.proofs.proof import (
-    FIELD_MODULUS,
     MAX_PROOF_BYTES,
     SegmentProof,
 )

@@ -6,10 +6,10 @@ Third parties register under the entry-point group ``bentoml_secure.proof_backen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from bentoml_secure import registry
-from bentoml_secure.proofs.proof import ProofBackend
+if TYPE_CHECKING:
+    from bentoml_secure.proofs.proof import ProofBackend
 
 GROUP = "bentoml_secure.proof_backends"
 BACKENDS: Mapping[str, str] = {"ezkl": "bentoml_secure.proofs.backends.ezkl:Ezkl"}
@@ -22,4 +22,7 @@ def open_backend(name: str) -> ProofBackend:
         UnknownKindError: No such backend.
         MissingDependencyError: Its package is not installed.
     """
-    return cast(ProofBackend, registry.load(name, BACKENDS, GROUP)())
+    # Children load this package before each proof, and open no backend.
+    from bentoml_secure import registry
+
+    return cast("ProofBackend", registry.load(name, BACKENDS, GROUP)())

@@ -22,7 +22,7 @@ from bentoml_secure.errors import (
     SecureError,
 )
 from bentoml_secure.proofs.backends.child import Tell, serve
-from bentoml_secure.proofs.proof import FIELD_MODULUS, parse_hash
+from bentoml_secure.proofs.field import FIELD_MODULUS, parse_hash
 
 _HASHED = "hashed/public"
 _INSTANCES = 3

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from bentoml_secure.proofs.proof import FIELD_MODULUS
+from bentoml_secure.proofs.field import FIELD_MODULUS
 from bentoml_secure.proofs.unsafe_srs import write_unsafe_srs
 
 P = 0x30644E72E131A029B85045B68181585D97816A916871CA8D3C208C16D87CFD47
