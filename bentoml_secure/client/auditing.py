@@ -75,7 +75,7 @@ class SeenRoots(MutableMapping[Place, Digest]):
         except OSError as error:
             raise ConfigurationError(f"{path}: {error}") from error
         try:
-            self._seen.update(map(_parse_line, self._lines()))
+            self._seen.update(map(parse_seen, self._lines()))
         except MalformedInputError as error:
             os.close(self._file)
             raise ConfigurationError(
@@ -114,7 +114,12 @@ class SeenRoots(MutableMapping[Place, Digest]):
         os.close(self._file)
 
 
-def _parse_line(line: bytes) -> tuple[Place, Digest]:
+def parse_seen(line: bytes) -> tuple[Place, Digest]:
+    """Return the place and the root of one line.
+
+    Raises:
+        MalformedInputError: Not of its form.
+    """
     what = "signed root"
     said = parse_json(line, what=what, max_bytes=_MAX_REPLY_BYTES)
     if len(items(said, what=what, most=4)) != 4:

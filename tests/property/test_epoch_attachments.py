@@ -25,8 +25,19 @@ from bentoml_secure.receipts.epoch_root import (
     verify_nonce,
     verify_root,
 )
+from bentoml_secure.receipts.late_challenge import (
+    LateChallenge,
+    sign_challenge,
+    verify_challenge,
+)
 from bentoml_secure.receipts.verify import verify_bundle
-from bentoml_secure.testing.epochs import Gathered, challenging_deployment, gather
+from bentoml_secure.signing import Envelope
+from bentoml_secure.testing.epochs import (
+    Gathered,
+    auditor_key,
+    challenging_deployment,
+    gather,
+)
 from tests.property.test_receipts_forms import edits
 from tests.proven_case import set_up
 
@@ -68,12 +79,21 @@ def test_an_edited_epoch_is_refused_or_says_the_same(data: st.DataObject) -> Non
     assert verdict.claims["epoch"]["challenged"] is False
 
 
-def _signed_parts() -> list[tuple[Any, type[EpochRoot] | type[AuditorNonce]]]:
+_Signed = type[EpochRoot] | type[AuditorNonce] | type[LateChallenge]
+
+
+def _signed_parts() -> list[tuple[Any, _Signed]]:
     entry = gathered().drafts[0].deployment.entry.signing.public
     return [
         (verify_root(gathered().root, entry).to_json(), EpochRoot),
         (verify_nonce(gathered().nonces[0]).to_json(), AuditorNonce),
+        (verify_challenge(_challenge()).to_json(), LateChallenge),
     ]
+
+
+def _challenge() -> Envelope:
+    receipt = gathered().drafts[0].receipt.receipt_id
+    return sign_challenge(receipt, gathered().root.payload_digest, auditor_key("one"))
 
 
 @settings(max_examples=100, deadline=None)
