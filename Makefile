@@ -28,7 +28,7 @@ reformat: $(STAMP)
 
 # Two processes: one runs all tests that start services, the other the rest.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=95
 
 # Models over 2 GB, long fuzzing, every size: minutes each.
 test-slow: $(STAMP)

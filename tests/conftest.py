@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,32 +22,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 SERVING = ("service", "attacks", "examples", "test_examples.py", "test_readme.py")
-"""What starts services: these have deadlines, and are run one after the other."""
+"""What starts services: of several processes, one runs all of these."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give one process all tests that start services, and others the rest by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _part
+    return scheduling
+
+
+def _part(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return "serving" if Path(file).parts[1] in SERVING else file
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    _group(items)
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run by make test-slow")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
-
-
-def _group(items: list[pytest.Item]) -> None:
-    """Have one process of several run all tests that start services, from the start.
-
-    Others run the rest meanwhile. The order within each part is random as ever.
-    """
-    here = Path(__file__).parent
-    serving = {id(i) for i in items if i.path.relative_to(here).parts[0] in SERVING}
-    for item in items:
-        if id(item) in serving:
-            item.add_marker(pytest.mark.xdist_group("serving"))
-    items.sort(key=lambda item: id(item) not in serving)
 
 
 @pytest.fixture
