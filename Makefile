@@ -26,7 +26,7 @@ reformat: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two processes: one runs all tests that start services, the other the rest.
+# Two processes: one runs the tests that start services, the other attacks and the rest.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term --cov-fail-under=95
 

@@ -21,13 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-SERVING = ("service", "attacks", "examples", "test_examples.py", "test_readme.py")
-"""What starts services: of several processes, one runs all of these."""
+SERVING = ("service", "examples", "test_examples.py", "test_readme.py")
+"""What starts services, but attacks: of several processes, one runs all of these."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give one process all tests that start services, and others the rest by file."""
+    """Give one process all tests that start services, another one all attacks."""
     from xdist.scheduler import LoadScopeScheduling
 
     scheduling = LoadScopeScheduling(config, log)
@@ -37,7 +37,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def _part(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
-    return "serving" if Path(file).parts[1] in SERVING else file
+    part = Path(file).parts[1]
+    if part in SERVING:
+        return "serving"
+    # The rest by file, as fixtures are shared there.
+    return part if part == "attacks" else file
 
 
 def pytest_collection_modifyitems(

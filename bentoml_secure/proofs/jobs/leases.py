@@ -76,7 +76,10 @@ class Leases:
             chosen = (
                 select(JOBS)
                 .where(self._is_claimable(now), JOBS.c.memory_bytes <= total_bytes)
-                .order_by(JOBS.c.rank, JOBS.c.deadline, JOBS.c.submitted_at)
+                .order_by(
+                    *(JOBS.c.rank, JOBS.c.deadline, JOBS.c.submitted_at),
+                    *(JOBS.c.receipt_id, JOBS.c.infer, JOBS.c.segment),
+                )
                 .limit(1)
                 .with_for_update(skip_locked=True)
             )
