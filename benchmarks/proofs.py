@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import proofs_service
+from benchmarks import proofs_page, proofs_service
 from benchmarks.proofs_chain import Cost, call, draw_salts, prove_chain
 from benchmarks.proofs_job import LIMITS
 from benchmarks.proofs_models import Built, build, cases, first, say
@@ -230,8 +230,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What proofs cost.")
     parser.add_argument("--json", action="store_true", help="what it prints anyway")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="page to change")
     options = parser.parse_args()
-    print(json.dumps(measure(repetitions=options.repetitions), indent=2))
+    found = measure(repetitions=options.repetitions)
+    print(json.dumps(found, indent=2))
+    if options.write is not None:
+        proofs_page.put(options.write, found)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+_HEADING = "## Proofs\n"
 AIMS = {
     "prove_cpu_vs_calibrated": "at most 0.5",
     "segment_rss_vs_whole": "at most 0.6",
@@ -18,6 +20,23 @@ _MEANING = {
     "ezkl's own calls in a loop",
     "latency_ratio_while_proving": "median request with the provers busy, over idle",
 }
+
+
+def put(file: Path, found: dict[str, Any]) -> None:
+    """Replace the section in docs/benchmarks.md, or put it before the last one.
+
+    Args:
+        file: The page.
+        found: By ``benchmarks.proofs``.
+    """
+    page = file.read_text()
+    before, _, rest = page.partition(_HEADING)
+    if rest:
+        after = rest[rest.index("\n## ") + 1 :]
+    else:
+        at = page.rindex("\n## ") + 1
+        before, after = page[:at], page[at:]
+    file.write_text(before + section(found) + after)
 
 
 def section(found: dict[str, Any]) -> str:
