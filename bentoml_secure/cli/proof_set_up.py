@@ -12,6 +12,7 @@ from bentoml_secure.cli.parameters import FILE, read_private_key
 from bentoml_secure.cli.splitting import progress
 
 if TYPE_CHECKING:
+    from bentoml_secure.proofs.accuracy import Measured
     from bentoml_secure.proofs.setup import SetUp
 
 DEFAULT_ACCURACY = 0.01
@@ -29,6 +30,12 @@ _GIB = 1 << 30
     required=True,
     metavar="FILE.npz",
     help="Real inputs by name, rows along the batch or a first axis.",
+)
+@click.option(
+    "--tests",
+    type=FILE,
+    metavar="FILE.npz",
+    help="Others, that nothing is chosen on: answers must be as accurate on them.",
 )
 @click.option(
     "--key",
@@ -75,6 +82,7 @@ def setup(
     plan_dir: Path,
     out: Path,
     samples: Path,
+    tests: Path | None,
     key: Path,
     srs: Path,
     accuracy: float,
@@ -96,10 +104,12 @@ def setup(
         unsafe_srs=unsafe_srs,
     )
     owner = read_private_key(key)
-    with own_files(str(samples)):
-        from bentoml_secure.split import read_samples
+    from bentoml_secure.split import read_samples
 
-        read_samples(samples)
+    for file in (samples, tests):
+        if file is not None:
+            with own_files(str(file)):
+                read_samples(file)
     with progress() as tell:
         made = set_up(
             plan_dir,
@@ -107,6 +117,7 @@ def setup(
             samples,
             owner,
             srs,
+            tests=tests,
             demands=demands,
             progress=tell or _silent,
         )
@@ -143,16 +154,9 @@ def _print(made: SetUp, out: Path) -> None:
             f"{chosen.lookup_bound}; proving key {segment.proving_key_bytes:,} bytes: "
             f"{estimate(segment.proving_key_bytes)}"
         )
-    measured = made.measured
-    for name, largest in measured.largest.items():
-        label = measured.same_label.get(name)
-        same = "" if label is None else f", same label {100 * label:.4g} %"
-        click.echo(
-            plain(
-                f"  {name}: largest difference {largest:.3g}, mean "
-                f"{measured.mean[name]:.3g}, {measured.requests} requests{same}"
-            )
-        )
+    _print_measured("samples", made.measured)
+    if made.tested is not None:
+        _print_measured("test set", made.tested)
     if manifest.srs.unsafe:
         click.echo(
             "warning: the structured reference string is unsafe: for trials only",
@@ -160,3 +164,15 @@ def _print(made: SetUp, out: Path) -> None:
         )
     click.echo(f"signer {manifest.signer_id}")
     click.echo(f"manifest {manifest.digest}")
+
+
+def _print_measured(of: str, measured: Measured) -> None:
+    for name, largest in measured.largest.items():
+        label = measured.same_label.get(name)
+        same = "" if label is None else f", same label {100 * label:.4g} %"
+        click.echo(
+            plain(
+                f"  {name}, {of}: largest difference {largest:.3g}, mean "
+                f"{measured.mean[name]:.3g}, {measured.requests} requests{same}"
+            )
+        )

@@ -190,8 +190,12 @@ class Measured:
     same_label: Mapping[str, float]
     requests: int
 
-    def require_within(self, bound: float) -> None:
+    def require_within(self, bound: float, *, of: str = "samples") -> None:
         """Refuse differences over a bound.
+
+        Args:
+            bound: The largest that is taken.
+            of: Which requests these are, for the error.
 
         Raises:
             ConfigurationError: An output's is, or cannot be told.
@@ -200,10 +204,11 @@ class Measured:
             if not value <= bound:
                 raise ConfigurationError(
                     f"accuracy: output {name!r:.100} of the circuits is up to "
-                    f"{value:.3g} from the model's, want at most {bound:g}.",
-                    remedy="Give a larger scale, accept a larger difference "
-                    "(--accuracy), or scale what the model computes with into a "
-                    "smaller range.",
+                    f"{value:.3g} from the model's on the {of}, want at most "
+                    f"{bound:g}.",
+                    remedy="Give more samples or a larger scale, accept a larger "
+                    "difference (--accuracy), or scale what the model computes with "
+                    "into a smaller range.",
                 )
 
     def record(self, bound: float, samples: Digest | None) -> Accuracy:

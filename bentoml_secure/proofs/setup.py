@@ -90,11 +90,13 @@ class SetUp:
 
     Attributes:
         manifest: Signed, and written.
-        measured: How far its answers are from the model's.
+        measured: How far its answers are from the model's, on the samples.
+        tested: On the test set, if one was given.
     """
 
     manifest: Manifest
     measured: Measured
+    tested: Measured | None = None
 
 
 def set_up(
@@ -104,6 +106,7 @@ def set_up(
     key: SigningKey,
     srs_folder: Path,
     *,
+    tests: Path | Tensors | None = None,
     demands: Demands | None = None,
     backend: ProofBackend | None = None,
     progress: Progress = lambda doing: None,
@@ -116,6 +119,8 @@ def set_up(
         samples: The model's inputs by name, stacked; or the .npz file of them.
         key: The owner's, which signs the manifest.
         srs_folder: Structured reference strings, as ``prove srs`` keeps them.
+        tests: Inputs that nothing is chosen on, as ``samples``: answers must be as
+            accurate on them.
         demands: What it is to be; as by default where left out.
         backend: Which proves; ezkl where left out.
         progress: Told what is done now.
@@ -146,6 +151,10 @@ def set_up(
     progress("running the model")
     reference = run_model(plan_folder, plan, samples, work.demands.shapes or {})
     circuits, measured = work.settle(reference)
+    tested = None
+    if tests is not None:
+        rows = read_samples(tests) if isinstance(tests, Path) else tests
+        tested = work.test(rows, circuits)
     strings = SrsFolder(srs_folder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".prove-setup-") as folder:
@@ -153,7 +162,7 @@ def set_up(
         made.mkdir(mode=0o700)
         manifest = work.write(made, circuits, measured, digest, key, strings)
         made.rename(out)
-    return SetUp(manifest=manifest, measured=measured)
+    return SetUp(manifest=manifest, measured=measured, tested=tested)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +224,15 @@ class _Work:
             self._progress(f"up to {largest:.2g} from the model's: choosing again")
         measured.require_within(self.demands.accuracy)
         return circuits, measured
+
+    def test(self, rows: Tensors, circuits: _Circuits) -> Measured:
+        """Return how accurate answers are on inputs that nothing was chosen on."""
+        shapes = self.demands.shapes or {}
+        measured = self.judge(
+            run_model(self._folder, self._plan, rows, shapes), circuits
+        )
+        measured.require_within(self.demands.accuracy, of="test set")
+        return measured
 
     def choose(self, reference: Reference, accuracy: float) -> _Circuits:
         """Return the circuits of all segments, under given or chosen parameters."""

@@ -41,16 +41,35 @@ def setup(work: Path, *options: str, key: str = "owner.pem") -> Result:
 
 
 def test_a_plan_is_set_up_with_chosen_parameters(work: Path) -> None:
+    np.savez(work / "tests.npz", measurements=measurements(7)[INPUT])
     result = setup(
-        work, "--unsafe-srs", "--shape", "measurements=1,4", "--memory", "64"
+        *(work, "--unsafe-srs", "--shape", "measurements=1,4", "--memory", "64"),
+        *("--tests", str(work / "tests.npz")),
     )
     assert result.exit_code == 0, result.output
+    assert "scores, test set: largest difference" in result.stdout
+    assert "7 requests" in result.stdout
     manifest = ProofFolder.read(work / "proofs", load_plan(work / "plan")).manifest
     assert f"manifest {manifest.digest}" in result.stdout
     assert f"signer {manifest.signer_id}" in result.stdout
-    assert "scores: largest difference" in result.stdout
+    assert "scores, samples: largest difference" in result.stdout
     assert "2^11 rows" in result.stdout
     assert "unsafe" in result.stderr
+
+
+def test_a_test_set_that_shows_more_than_the_bound_is_an_error(work: Path) -> None:
+    # Numbers that no sample prepared the circuits for.
+    far = measurements(4)[INPUT] * np.float32(30)
+    np.savez(work / "tests.npz", measurements=far)
+    result = setup(
+        *(work, "--unsafe-srs", "--shape", "measurements=1,4"),
+        *("--tests", str(work / "tests.npz")),
+    )
+    assert result.exit_code != 0
+    assert "on the test set, want at most 0.05" in result.stderr or (
+        "range" in result.stderr
+    ), result.stderr
+    assert not (work / "proofs").exists()
 
 
 def test_no_string_is_made_unasked_and_the_environment_does_not_ask(
