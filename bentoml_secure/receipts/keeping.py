@@ -119,11 +119,12 @@ class ReceiptStore(Protocol):
         """
         ...
 
-    def settle(self, order: JobKey, attachment: Envelope) -> bool:
+    def settle(self, order: JobKey, attachment: Envelope) -> int | None:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:
-            Whether there was such an order: if not, nothing is kept.
+            How many proofs the receipt owes after it: of those who settle at once, one
+            is told 0. None where there was no such order: then nothing is kept.
 
         Raises:
             UnavailableError: The store does not answer.

@@ -331,11 +331,12 @@ class SqliteReceiptStore:
             made = self._connection.execute(MAKE_DUE, (deadline, receipt_id))
             return made.rowcount
 
-    def settle(self, order: JobKey, attachment: Envelope) -> bool:
+    def settle(self, order: JobKey, attachment: Envelope) -> int | None:
         """Keep the proof that settles an order, and remove the order.
 
         Returns:
-            Whether there was such an order: if not, nothing is kept.
+            How many proofs the receipt owes after it: of those who settle at once, one
+            is told 0. None where there was no such order: then nothing is kept.
 
         Raises:
             ConfigurationError: The receipt has too many attachments.
@@ -343,11 +344,13 @@ class SqliteReceiptStore:
         """
         with self._lock, self._writing(f"proof of receipt {order.receipt_id!r:.60}"):
             removed = self._connection.execute(DELETE_ORDER, astuple(order)).rowcount
-            if removed:
-                self._connection.execute(
-                    INSERT_ATTACHMENT, (order.receipt_id, *envelope_row(attachment))
-                )
-            return removed == 1
+            if not removed:
+                return None
+            self._connection.execute(
+                INSERT_ATTACHMENT, (order.receipt_id, *envelope_row(attachment))
+            )
+            left = self._connection.execute(COUNT_OWED, (order.receipt_id,)).fetchone()
+            return int(left[0])
 
     def drop_held(self, now: str, *, most: int) -> int:
         """Remove orders that were held long enough; return how many.

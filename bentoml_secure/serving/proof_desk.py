@@ -310,14 +310,14 @@ class ProofDesk:
         # What it hands on is gone with its order: not before the next one has it.
         if linked and report.state == "done" and report.attachment is not None:
             try:
-                settled = await self._settle(prover, report)
+                left = await self._settle(prover, report)
             except _UNSOUND as error:
                 # It will be no better the next time: others are not kept waiting.
                 self._give_up(prover, place, str(error))
                 return True
-            moved, receipt_id = True, place.receipt_id
-            if settled and not await asyncio.to_thread(self._store.owed, receipt_id):
-                await self._ended(receipt_id, True)
+            moved = True
+            if left == 0:
+                await self._ended(place.receipt_id, True)
             await prover.settle(place)
         elif report.state in ("failed", "cancelled"):
             metrics.count_verification("proof", str(place.segment), "error")
@@ -361,22 +361,22 @@ class ProofDesk:
         prover.linked.add(place)
         return True
 
-    async def _settle(self, prover: DeskProver, report: JobReport) -> bool:
-        """Attach a proof; tell whether it was owed."""
+    async def _settle(self, prover: DeskProver, report: JobReport) -> int | None:
+        """Attach a proof; return how many its receipt still owes, None if not this."""
         envelope = parse_envelope(report.attachment, what="proof")
         place = report.key
         order = await asyncio.to_thread(self._store.order_body, place)
         if order is None:
-            return False
+            return None
         with metrics.verification("proof", str(place.segment)):
             await asyncio.to_thread(self._verify, envelope, place, order)
-        settled = await asyncio.to_thread(self._store.settle, place, envelope)
-        if settled:
+        left = await asyncio.to_thread(self._store.settle, place, envelope)
+        if left is not None:
             prover.forget(place)
             self._owed -= 1
         # First: what else is done with it may fail, and it is proven all the same.
         self._notify()
-        return settled
+        return left
 
     def _verify(self, envelope: Envelope, place: JobKey, order: bytes) -> None:
         """Refuse a proof that no receipt should carry; whoever verifies judges all."""

@@ -353,14 +353,14 @@ def test_orders_are_kept_with_their_receipt_and_settled_once(
         assert store.count_orders() == store.owed(name) == 2
         proof = late_draft.bundle().receipt
         assert store.has(due[0].key)
-        assert store.settle(due[0].key, proof)
-        assert not store.settle(due[0].key, proof)
+        assert store.settle(due[0].key, proof) == 1
+        assert store.settle(due[0].key, proof) is None
         assert [store.has(each.key) for each in due] == [False, True]
         assert store.bundle(name).attachments == (proof,)
         assert store.order_body(due[0].key) is None
         assert store.drop_orders([name, "00" * 16]) == [due[1].key]
         assert store.due_orders(0, most=10) == store.due_orders(1, most=10) == []
-        assert not store.settle(due[1].key, proof)
+        assert store.settle(due[1].key, proof) is None
 
 
 def test_held_orders_become_due_by_a_challenge(path: Path, late_draft: Draft) -> None:
