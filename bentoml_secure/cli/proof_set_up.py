@@ -96,6 +96,7 @@ def setup(
     the model's, makes their keys and signs the manifest. DIR holds the model's weights.
     """
     from bentoml_secure.proofs.setup import Demands, set_up
+    from bentoml_secure.split import read_samples
 
     demands = Demands(
         accuracy=accuracy,
@@ -104,8 +105,6 @@ def setup(
         unsafe_srs=unsafe_srs,
     )
     owner = read_private_key(key)
-    from bentoml_secure.split import read_samples
-
     for file in (samples, tests):
         if file is not None:
             with own_files(str(file)):

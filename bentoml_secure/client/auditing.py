@@ -20,14 +20,14 @@ from typing import Any, Unpack
 
 import httpx
 
+from bentoml_secure.audit.challenge import MAX_EPOCH
 from bentoml_secure.client.clients import SecureClient, Settings
-from bentoml_secure.client.exchange import Exchange, require_success
+from bentoml_secure.client.exchange import Exchange, post_json, require_success
 from bentoml_secure.client.flow import Flow
 from bentoml_secure.digest import (
     JSON,
     NONCE_BYTES,
     Digest,
-    canonical_json,
     parse_digest,
     parse_json,
     require_fields,
@@ -127,7 +127,7 @@ def parse_seen(line: bytes) -> tuple[Place, Digest]:
     entry, scenario, number, root = said
     if not isinstance(entry, str) or not isinstance(scenario, str):
         raise MalformedInputError(f"{what}: want a key id and a scenario")
-    place = entry, scenario, whole(number, what=what, low=0, high=2**53 - 1)
+    place = entry, scenario, whole(number, what=what, low=0, high=MAX_EPOCH)
     return place, parse_digest(root, what=what, algorithm=JSON)
 
 
@@ -256,6 +256,10 @@ class ChallengeAuditor(SecureClient):
             self._seen.close()
 
 
+def _post(path: str, envelope: Envelope) -> Flow[Any]:
+    return post_json(path, envelope.to_json(), max_bytes=_MAX_REPLY_BYTES)
+
+
 def _roots() -> Flow[tuple[Envelope, ...]]:
     reply = yield Exchange(method="GET", path=EPOCHS, max_bytes=_MAX_ROOTS_BYTES)
     require_success(reply, EPOCHS)
@@ -263,15 +267,3 @@ def _roots() -> Flow[tuple[Envelope, ...]]:
     got = require_fields(said, ("roots",), what=EPOCHS)
     shown = items(got["roots"], what="epoch roots", most=MAX_ROOTS)
     return tuple(parse_epoch_envelope(root, what="epoch root") for root in shown)
-
-
-def _post(path: str, envelope: Envelope) -> Flow[Any]:
-    reply = yield Exchange(
-        method="POST",
-        path=path,
-        headers={"content-type": "application/json"},
-        body=canonical_json(envelope.to_json()),
-        max_bytes=_MAX_REPLY_BYTES,
-    )
-    require_success(reply, path)
-    return parse_json(reply.body, what=path, max_bytes=_MAX_REPLY_BYTES)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from bentoml_secure.attestation.evidence import AttestationResult, Endorsements
 from bentoml_secure.attestation.key_document import KeyDocument, Role
 from bentoml_secure.attestation.reference_values import References, compare_reference
 from bentoml_secure.client.draws import Commitments
-from bentoml_secure.client.exchange import Exchange, Reply, require_success
+from bentoml_secure.client.exchange import Exchange, Reply, post_json
 from bentoml_secure.client.steps import Steps
-from bentoml_secure.digest import Digest, canonical_json, parse_json
+from bentoml_secure.digest import Digest
 from bentoml_secure.errors import AttestationError, Finding, PolicyRejected
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.session.handshake import Initiator
 from bentoml_secure.session.identity import caller_keys
 from bentoml_secure.session.judging import judge
 from bentoml_secure.session.keys import Session, Shown
-from bentoml_secure.session.messages import MAX_MESSAGE_BYTES, Document
+from bentoml_secure.session.messages import MAX_MESSAGE_BYTES
 
 HELLO = "/bsec/v1/session/hello"
 FINISH = "/bsec/v1/session/finish"
@@ -87,13 +86,17 @@ def session_flow(
         random_bytes=random_bytes,
     )
     with steps.doing("ask the entry for evidence over a fresh nonce"):
-        offered = yield from _post(HELLO, initiator.hello())
+        offered = yield from post_json(
+            HELLO, initiator.hello(), max_bytes=MAX_MESSAGE_BYTES
+        )
     with steps.doing("judge its evidence, configuration, plan and package"):
         initiator.read_offer(
             offered, lambda shown: _judge(shown, trust, now, pin, endorsements)
         )
     with steps.doing("open a session with the keys that the evidence binds"):
-        confirmed = yield from _post(FINISH, initiator.finish(None))
+        confirmed = yield from post_json(
+            FINISH, initiator.finish(None), max_bytes=MAX_MESSAGE_BYTES
+        )
         session = initiator.conclude(confirmed)
     document, result = session.peer.document, session.result
     if result is None:
@@ -111,18 +114,6 @@ def session_flow(
             now + age / _RENEWALS_PER_AGE, result.expires_at, document.not_after
         ),
     )
-
-
-def _post(path: str, message: Document) -> Generator[Exchange, Reply, Any]:
-    reply = yield Exchange(
-        method="POST",
-        path=path,
-        headers={"content-type": "application/json"},
-        body=canonical_json(message),
-        max_bytes=MAX_MESSAGE_BYTES,
-    )
-    require_success(reply, path)
-    return parse_json(reply.body, what=path, max_bytes=MAX_MESSAGE_BYTES)
 
 
 def _judge(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bentoml_secure.digest import parse_json
+from bentoml_secure.digest import canonical_json, parse_json
 from bentoml_secure.errors import (
     ConfigurationError,
     MalformedInputError,
@@ -128,6 +128,30 @@ def require_success(reply: Reply, path: str) -> None:
     """
     if not 200 <= reply.status < 300:
         raise _refusal(reply, path)
+
+
+def post_json(
+    path: str, document: Any, *, max_bytes: int
+) -> Generator[Exchange, Reply, Any]:
+    """Post a JSON document and return the one that comes back.
+
+    Args:
+        path: Below the service's URL.
+        document: JSON-able.
+        max_bytes: Of the reply.
+
+    Raises:
+        SecureError: What the reply says, or that it does not parse.
+    """
+    reply = yield Exchange(
+        method="POST",
+        path=path,
+        headers={"content-type": "application/json"},
+        body=canonical_json(document),
+        max_bytes=max_bytes,
+    )
+    require_success(reply, path)
+    return parse_json(reply.body, what=path, max_bytes=max_bytes)
 
 
 def _refusal(reply: Reply, path: str) -> SecureError:

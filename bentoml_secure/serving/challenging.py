@@ -40,7 +40,7 @@ from bentoml_secure.receipts.late_challenge import verify_challenge
 from bentoml_secure.scenario import Scenario
 from bentoml_secure.session.identity import Keys
 from bentoml_secure.signing import Envelope
-from bentoml_secure.statements import format_time, parse_time, utc_now
+from bentoml_secure.statements import format_time, utc_now
 
 logger = logging.getLogger("bentoml_secure")
 
@@ -194,7 +194,9 @@ class Challenges:
                 remedy="Give a nonce now, or challenge it later.",
             )
         ends = self._clock() + timedelta(seconds=bundle.scenario.proof_deadline_seconds)
-        due, owed = await asyncio.to_thread(self._make_due, receipt_id, ends)
+        due, owed = await asyncio.to_thread(
+            self._make_due, receipt_id, format_time(ends)
+        )
         if not owed:
             raise ConfigurationError(
                 f"receipt {receipt_id}: no orders of its proofs are held.",
@@ -211,9 +213,9 @@ class Challenges:
             for record in closing.records or ()
         )
 
-    def _make_due(self, receipt_id: str, ends: datetime) -> tuple[int, int]:
+    def _make_due(self, receipt_id: str, deadline: str) -> tuple[int, int]:
         """Return how many orders came due, and how many are."""
-        due = self._store.make_due(receipt_id, format_time(ends))
+        due = self._store.make_due(receipt_id, deadline)
         return due, due or self._store.owed(receipt_id)
 
     async def run(self) -> None:
@@ -307,8 +309,7 @@ class Challenges:
         due = 0
         if record.deadline is not None:
             # First, for it may be done again: what is attached stays, and stands once.
-            ends = parse_time(record.deadline, what="deadline")
-            _, due = self._make_due(record.receipt_id, ends)
+            _, due = self._make_due(record.receipt_id, record.deadline)
             if not due:
                 logger.error(
                     "receipt %s: challenged, and no orders are held", record.receipt_id
