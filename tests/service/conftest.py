@@ -27,7 +27,7 @@ def deployment(staged: Project) -> Iterator[Deployment]:
     """Entry and runners as ``bentoml serve`` starts them: UDS between them."""
     trust = staged.trust()
     with serve(STAGED, staged, staged.folder / "home-service") as entry:
-        yield Deployment(entry=entry, project=staged, trust=trust)
+        yield Deployment(entry=entry, project=staged, trust=trust).whole()
 
 
 @pytest.fixture(scope="session")

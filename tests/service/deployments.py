@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -30,6 +30,9 @@ REPLICAS = tuple(f"{ENTRY}Segment{s}Replica{r}" for s in range(2) for r in range
 STAGED = "staged:Diagnosis"
 DEADLINE_SECONDS = 5.0
 """Of each of the service's scenarios."""
+
+BACK_SECONDS = 60.0
+"""BentoML looks for ended workers every 10 s; then it imports, loads, attests."""
 
 _SEEDS = itertools.count(1000)
 
@@ -70,6 +73,16 @@ class Deployment:
             np.asarray(value["malignant"], np.float32),
             self.project.expected(features)[:, 0],
         )
+
+    def whole(self, *, but: Sequence[str] = ()) -> Self:
+        """Wait until all replicas but these vote: a quorum makes an entry ready."""
+        with self.client() as client:
+            eventually(
+                lambda: absent(self.ask(client)) == {*but},
+                seconds=BACK_SECONDS,
+                what=f"all replicas vote but {but}",
+            )
+        return self
 
     def post(self, client: httpx.Client) -> httpx.Response:
         """Ask as plain HTTP, without a client that judges."""

@@ -24,13 +24,13 @@ from tests.attacks.raiders import SEALED, opened, sealed
 from tests.harness import serve
 from tests.service.brokers import PAGE, BrokerHost, Vault, shown
 from tests.service.deployments import (
+    BACK_SECONDS,
     REPLICAS,
     Deployment,
     absent,
     eventually,
 )
 from tests.service.scanning import WINDOW_BYTES, Scanner, weights_of
-from tests.service.test_serve import BACK_SECONDS
 
 HERE = Path(__file__).parent
 
@@ -53,9 +53,10 @@ def served(vault: Vault, broker: BrokerHost, temporary: Path) -> Iterator[Deploy
     env = {BROKER: broker.url, "TMPDIR": str(temporary)}
     home = vault.project.folder / "home"
     with serve(words[2], vault.project, home, env=env) as entry:
-        yield Deployment(
+        deployment = Deployment(
             entry=entry, project=vault.project, trust=vault.folder / "trust.toml"
         )
+        yield deployment.whole()
 
 
 def test_the_service_is_the_pages() -> None:

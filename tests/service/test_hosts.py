@@ -62,7 +62,7 @@ def apart(
     home = tmp_path_factory.mktemp("entry")
     urls = {name: host.url for name, host in runners.items()}
     with entry_of(staged, home, urls) as deployment:
-        yield deployment
+        yield deployment.whole()
 
 
 def test_an_entry_and_six_runners_apart_answer_as_one(
@@ -101,7 +101,7 @@ def test_a_host_that_ends_is_named_absent(
             entry_of(staged, tmp_path / "entry", urls) as deployment,
             deployment.client() as client,
         ):
-            assert absent(deployment.ask(client)) == set()
+            deployment.whole()
             for worker in extra[name].workers().values():
                 worker.kill()
             extra[name].process.kill()
@@ -115,9 +115,8 @@ def test_one_runner_named_twice_is_one_voice(
     urls = {n: host.url for n, host in runners.items()}
     with (
         entry_of(staged, tmp_path, {**urls, name: urls[other]}) as deployment,
-        deployment.client() as client,
     ):
-        assert absent(deployment.ask(client)) == {name}
+        deployment.whole(but=[name])
         counts = scrape(deployment.entry.metrics())
     labels = {"mechanism": "attestation", "segment": "0"}
     assert counts[series("verifications_total", result="fail", **labels)] >= 1
@@ -153,6 +152,7 @@ def test_one_replica_hangs_in_its_constructor_and_one_never_starts(
         eventually(
             lambda: readiness(http), seconds=START_SECONDS, what="ready with 2 of 3"
         )
+        deployment.whole(but=[missing])
         with deployment.client() as client:
             started = time.monotonic()
             assert absent(deployment.ask(client)) == {missing}

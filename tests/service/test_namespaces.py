@@ -48,7 +48,10 @@ def separated(
     hosts[ENTRY]["depends"] = urls
     with each_alone(staged, tmp_path_factory.mktemp("networks"), hosts) as running:
         wait_until_ready(running[ENTRY])
-        yield Deployment(entry=running[ENTRY], project=staged, trust=staged.trust())
+        deployment = Deployment(
+            entry=running[ENTRY], project=staged, trust=staged.trust()
+        )
+        yield deployment.whole()
 
 
 def connect_from(host: Host, address: str) -> str:

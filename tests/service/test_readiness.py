@@ -10,14 +10,13 @@ import psutil
 import pytest
 
 from tests.service.deployments import (
+    BACK_SECONDS,
     DEADLINE_SECONDS,
     Deployment,
     absent,
     eventually,
     readiness,
 )
-
-BACK_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -34,16 +33,6 @@ def stopped(deployment: Deployment, *names: str) -> Iterator[None]:
             process.resume()
 
 
-def require_whole(deployment: Deployment) -> None:
-    """Wait until every replica answers again."""
-    with deployment.client() as client:
-        eventually(
-            lambda: not absent(deployment.ask(client)),
-            seconds=BACK_SECONDS,
-            what="every replica is back",
-        )
-
-
 @pytest.mark.parametrize("segment", [0, 1])
 def test_two_of_three_are_ready_and_serve_within_the_deadline(
     deployment: Deployment, segment: int
@@ -56,7 +45,7 @@ def test_two_of_three_are_ready_and_serve_within_the_deadline(
                 started = time.monotonic()
                 assert absent(deployment.ask(client)) == {name}
                 assert time.monotonic() - started < DEADLINE_SECONDS
-        require_whole(deployment)
+        deployment.whole()
         assert readiness(http)
 
 
@@ -79,7 +68,7 @@ def test_one_of_three_is_not_ready_and_refuses_within_the_deadline(
             # Refused, so nothing was signed.
             assert "bsec-receipt-id" not in refused.headers
         eventually(lambda: readiness(http), seconds=BACK_SECONDS, what="ready again")
-        require_whole(deployment)
+        deployment.whole()
 
 
 def test_every_replica_stopped_still_answers_at_once(deployment: Deployment) -> None:
@@ -89,4 +78,4 @@ def test_every_replica_stopped_still_answers_at_once(deployment: Deployment) -> 
             assert not readiness(http)
             assert http.get("/livez", timeout=2).status_code == 200
         eventually(lambda: readiness(http), seconds=BACK_SECONDS, what="ready again")
-        require_whole(deployment)
+        deployment.whole()

@@ -20,15 +20,13 @@ from bentoml_secure.receipts.trust import parse_trust
 from bentoml_secure.receipts.verify import State, verify_bundle
 from tests.harness import sample
 from tests.service.deployments import (
+    BACK_SECONDS,
     ENTRY,
     REPLICAS,
     Deployment,
     absent,
     eventually,
 )
-
-BACK_SECONDS = 60.0
-"""BentoML looks for ended workers every 10 s; then it imports, loads, attests."""
 
 
 def key_documents(answer: Answer) -> dict[str, str]:

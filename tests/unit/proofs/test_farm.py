@@ -137,7 +137,7 @@ async def test_jobs_are_worked_on_as_they_fit(
         assert counted("proof_queue_depth") == 5
         work.hold.set()
         await until(ended(store))
-        assert farm.progress() == []
+        await until(lambda: not farm.progress())
     assert work.most == 2
     keys = [key(number) for number in range(5)]
     want = {each: b"result of order %d" % n for n, each in enumerate(keys)}

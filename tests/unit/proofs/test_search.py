@@ -100,7 +100,7 @@ def test_tables_hold_activations_four_times_as_large(sigmoid: Chain) -> None:
 
 
 def test_an_accuracy_beyond_every_scale_is_refused(relu: Chain) -> None:
-    with pytest.raises(ConfigurationError, match="from the model's, want at most"):
+    with pytest.raises(ConfigurationError, match="on the samples, want at most"):
         relu.choose(1e-9)
 
 
