@@ -5,6 +5,8 @@
     segment_rss_vs_whole          largest segment's peak, over the whole model's
     proofs_per_cpu_minute_vs_raw  proofs as provers make them, over ezkl's calls in a
                                   loop in one process, with the same keys
+    polycommit_cpu_vs_hashed      CPU seconds of all segments' proofs with boundaries
+                                  committed to, over those with hashes
     latency_ratio_while_proving   median request with provers busy, over idle ones
     verify_receipt_ms             a receipt with all its proofs, offline; for both see
                                   ``proofs_service``
@@ -36,6 +38,7 @@ from bentoml_secure.proofs.backends.ezkl_child import element
 from bentoml_secure.proofs.boundary import FixedTensor, activations_of, floats_of
 from bentoml_secure.proofs.circuit import circuit_model
 from bentoml_secure.proofs.folder import ProofFolder
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.split import load_chain, load_plan, read_file
 from bentoml_secure.tensors import Array
@@ -171,12 +174,15 @@ def _request(built: Built, number: int) -> dict[str, Array]:
 
 def figures(
     ours: Sequence[Cost],
+    committed: Sequence[Cost],
     whole: Sequence[Cost],
     raw: Sequence[float],
     calibrated: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the ratios, and what they are of."""
-    cpu = sum(cost.cpu_seconds for cost in ours)
+    cpu, linked = (
+        sum(cost.cpu_seconds for cost in costs) for costs in (ours, committed)
+    )
     theirs = sum(statistics.median(told["cpu_seconds"]) for told in calibrated)
     peak, whole_peak = (
         max(cost.peak_bytes for cost in costs) for costs in (ours, whole)
@@ -185,7 +191,9 @@ def figures(
         "prove_cpu_vs_calibrated": cpu / theirs,
         "segment_rss_vs_whole": peak / whole_peak,
         "proofs_per_cpu_minute_vs_raw": sum(raw) / cpu,
+        "polycommit_cpu_vs_hashed": linked / cpu,
         "prove_cpu_s": cpu,
+        "prove_cpu_s_polycommit": linked,
         "prove_cpu_s_calibrated": theirs,
         "prove_cpu_s_raw": sum(raw),
         "prove_cpu_s_whole": sum(cost.cpu_seconds for cost in whole),
@@ -206,12 +214,15 @@ def measure(*, repetitions: int = 3) -> dict[str, Any]:
         request = first(case.tests, 1)
         raw = Raw(built, folder / "raw")
         ours = prove_chain(built, request, repetitions)
+        other = build(case, SEGMENTS, folder, Link.POLYCOMMIT)
+        committed = prove_chain(other, request, repetitions)
         say("ezkl's own calls")
         looped = [raw.loop(index, repetitions) for index in range(SEGMENTS)]
         say("ezkl's own calibration")
         told = [raw.calibrated(index, repetitions) for index in range(SEGMENTS)]
         whole = prove_chain(build(case, 1, folder), request, repetitions)
-        found = figures(ours, whole, [statistics.median(each) for each in looped], told)
+        of_calls = [statistics.median(each) for each in looped]
+        found = figures(ours, committed, whole, of_calls, told)
         found["accuracy_bound"] = case.accuracy
     say("requests while proofs are made")
     found |= proofs_service.measure()["figures"]

@@ -20,6 +20,7 @@ from bentoml_secure.proofs.backends.ezkl import Ezkl
 from bentoml_secure.proofs.boundary import activations_of
 from bentoml_secure.proofs.circuit import boundaries_of
 from bentoml_secure.proofs.folder import ProofFolder
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.setup import Demands, SetUp, set_up
 from bentoml_secure.signing import SigningKey
 from bentoml_secure.split import load_plan, split_onnx
@@ -105,14 +106,14 @@ def cases(folder: Path) -> dict[str, Case]:
     }
 
 
-def build(case: Case, segments: int, folder: Path) -> Built:
+def build(case: Case, segments: int, folder: Path, link: Link = Link.HASHED) -> Built:
     """Split a model and set its proofs up, on strings that are made here: unsafe.
 
     Raises:
         SecureError: No circuits are within the case's accuracy, on samples and tests.
     """
-    plan = folder / f"{case.name}-{segments}"
-    proofs = folder / f"{case.name}-{segments}-proofs"
+    plan = folder / f"{case.name}-{segments}-{link}"
+    proofs = folder / f"{plan.name}-proofs"
     say(f"{case.name} in {segments}: splitting")
     split_onnx(
         case.file, plan, segments=segments, samples=(first(case.tests, 4),), name="m"
@@ -124,7 +125,7 @@ def build(case: Case, segments: int, folder: Path) -> Built:
         SigningKey.generate(),
         folder / "srs",
         tests=case.tests,
-        demands=Demands(accuracy=case.accuracy, unsafe_srs=True),
+        demands=Demands(accuracy=case.accuracy, unsafe_srs=True, link=link),
         progress=lambda doing: say(f"{case.name} in {segments}: {doing}"),
     )
     return Built(case=case, segments=segments, plan=plan, proofs=proofs, made=made)

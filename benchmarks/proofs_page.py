@@ -52,8 +52,9 @@ def section(found: dict[str, Any]) -> str:
 `python -m benchmarks.proofs --json`: the digits network of services/digits.py in three
 segments, all on one machine. Proofs of one request take {figures["prove_cpu_s"]:.1f}
 CPU seconds, {figures["prove_cpu_s_calibrated"]:.1f} with calibrated settings,
-{figures["prove_cpu_s_whole"]:.1f} for the whole model at once; the largest segment
-peaks at {figures["peak_mib_segment"]:.0f} MiB, the whole model at
+{figures["prove_cpu_s_whole"]:.1f} for the whole model at once,
+{figures["prove_cpu_s_polycommit"]:.1f} with segments linked by commitments; the
+largest segment peaks at {figures["peak_mib_segment"]:.0f} MiB, the whole model at
 {figures["peak_mib_whole"]:.0f}. A median request took
 {figures["request_p50_ms_idle"]:.1f} ms with the provers idle and
 {figures["request_p50_ms_proving"]:.1f} ms with all three busy (p99:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bentoml_secure.proofs.backends.ezkl import Ezkl
 from bentoml_secure.proofs.boundary import SaltForm
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.proof import Parameters
 from bentoml_secure.proofs.srs import SrsRecord
 from bentoml_secure.proofs.srs_folder import SrsFolder
@@ -35,11 +37,12 @@ PARAMETERS = Parameters(
     lookup_bound=0,
 )
 SALT = SaltForm.below(256**3)
+LONG_SALT = SaltForm.below(256**3, Link.POLYCOMMIT.salt_bits)
 FEATURES = 4
 IDENTITY = np.eye(FEATURES, dtype=np.float32)
 
 
-def circuit(weights: np.ndarray, *, relu: bool = False) -> bytes:
+def circuit(weights: np.ndarray, *, relu: bool = False, salt: SaltForm = SALT) -> bytes:
     """Return the graph of one segment: boundary and next salt in, boundary out."""
     width = len(weights)
     constants = {
@@ -64,12 +67,12 @@ def circuit(weights: np.ndarray, *, relu: bool = False) -> bytes:
     def row(name: str, size: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
 
-    salt = SALT.elements
+    behind = salt.elements
     graph = helper.make_graph(
         nodes,
         "segment",
-        [row("boundary", width + salt), row("next_salt", salt)],
-        [row("boundary_out", width + salt)],
+        [row("boundary", width + behind), row("next_salt", behind)],
+        [row("boundary_out", width + behind)],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
@@ -89,27 +92,48 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @functools.cache
-def srs() -> tuple[SrsRecord, Path]:
+def srs(logrows: int = PARAMETERS.logrows) -> tuple[SrsRecord, Path]:
     """Return a string that was generated here, and its file."""
     made = SrsFolder(folder() / "srs")
-    file = made.generate(PARAMETERS.logrows)
-    return made.record([PARAMETERS.logrows]), file.path
+    file = made.generate(logrows)
+    return made.record([logrows]), file.path
 
 
-def set_up_with(circuits: Sequence[bytes], name: str = "keys") -> ProofSetUp:
+def set_up_with(
+    circuits: Sequence[bytes],
+    name: str = "keys",
+    *,
+    parameters: Parameters = PARAMETERS,
+    salt: SaltForm = SALT,
+    link: Link = Link.HASHED,
+) -> ProofSetUp:
     """Set up circuits of a plan of as many segments."""
     keys = folder() / name
     keys.mkdir(exist_ok=True)
-    record, file = srs()
+    record, file = srs(parameters.logrows)
     return make_set_up(
         make_plan(len(circuits), provable=True),
         circuits,
-        PARAMETERS,
-        salt=SALT,
+        parameters,
+        salt=salt,
         srs=record,
         srs_file=file,
         folder=keys,
         backend=Ezkl(),
+        link=link,
+    )
+
+
+@functools.cache
+def committing() -> ProofSetUp:
+    """Return the set-up of three segments, linked by commitments."""
+    return set_up_with(
+        [circuit(IDENTITY, salt=LONG_SALT)] * 3,
+        "committing",
+        # The longer salt is hashed at the model's own ends, and takes rows.
+        parameters=replace(PARAMETERS, logrows=12),
+        salt=LONG_SALT,
+        link=Link.POLYCOMMIT,
     )
 
 

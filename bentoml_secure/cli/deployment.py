@@ -16,6 +16,10 @@ UNSAFE = (
     "UNSAFE SRS: whoever generated the structured reference string can forge proofs,"
     " and this trust file accepts them (unsafe_srs)."
 )
+EXPOSED = (
+    "POLYCOMMIT LINKS: proofs tell of the activations between segments to whoever"
+    " reads receipts, and this trust file accepts it (polycommit_links)."
+)
 
 
 @click.command("dev-root")
@@ -78,6 +82,8 @@ def trust(
     owned = Owned.read(**named)
     if owned.manifest is not None and owned.manifest.srs.unsafe:
         click.echo(UNSAFE, err=True)
+    if owned.manifest is not None and owned.manifest.link == "polycommit":
+        click.echo(EXPOSED, err=True)
     write_out(out, _trust_file(owned, minimum_quorum, draw, weight_ratio))
 
 
@@ -96,6 +102,7 @@ def _trust_file(
             "manifest_signers": [owned.manifest.signer_id],
             "srs": [srs.digest],
             "unsafe_srs": srs.unsafe,
+            "polycommit_links": owned.manifest.link == "polycommit",
         }
     offered, least = scenarios.by_name, scenarios.by_name[scenarios.minimum]
     served = {

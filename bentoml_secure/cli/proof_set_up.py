@@ -78,6 +78,16 @@ _GIB = 1 << 30
     allow_from_autoenv=False,
     help="Make missing strings here: whoever saw their secret can forge proofs.",
 )
+@click.option(
+    "--links",
+    type=click.Choice(["hashed", "polycommit"]),
+    default="hashed",
+    show_default=True,
+    # Not from the environment: it gives privacy up.
+    allow_from_autoenv=False,
+    help="How proofs state what goes between segments. polycommit is cheaper, and"
+    " tells of it to whoever reads a receipt; callers have to accept that.",
+)
 def setup(
     plan_dir: Path,
     out: Path,
@@ -89,12 +99,14 @@ def setup(
     shapes: tuple[str, ...],
     memory: float | None,
     unsafe_srs: bool,
+    links: str,
 ) -> None:
     """Set proofs of every segment of the plan in PLAN_DIR up.
 
     Chooses the cheapest circuits whose answers on all samples stay within --accuracy of
     the model's, makes their keys and signs the manifest. DIR holds the model's weights.
     """
+    from bentoml_secure.proofs.links import Link
     from bentoml_secure.proofs.setup import Demands, set_up
     from bentoml_secure.split import read_samples
 
@@ -103,6 +115,7 @@ def setup(
         shapes=dict(map(_shape, shapes)),
         memory_bytes=None if memory is None else int(memory * _GIB),
         unsafe_srs=unsafe_srs,
+        link=Link(links),
     )
     owner = read_private_key(key)
     for file in (samples, tests):
@@ -159,6 +172,12 @@ def _print(made: SetUp, out: Path) -> None:
     if manifest.srs.unsafe:
         click.echo(
             "warning: the structured reference string is unsafe: for trials only",
+            err=True,
+        )
+    if manifest.link == "polycommit":
+        click.echo(
+            "warning: polycommit links: proofs tell of the activations between "
+            "segments",
             err=True,
         )
     click.echo(f"signer {manifest.signer_id}")

@@ -122,6 +122,8 @@ def _proofs(claims: Claims) -> Iterator[str]:
     yield f"  {proofs['manifest']}, signed by {proofs['signer']}"
     if claims["unsafe_srs"]:
         yield f"  UNSAFE SRS {proofs['srs']}: whoever generated it can forge proofs"
+    if proofs["links"] != "hashed":
+        yield "  POLYCOMMIT LINKS: the proofs tell of what went between segments"
     if deviation:
         largest = max(deviation.values())
         yield f"  within {largest:.3g} of the answer; at most {proofs['bound']:g}"

@@ -131,6 +131,7 @@ def _claims(folder: ProofFolder) -> dict[str, object]:
         "srs": manifest.srs.digest,
         "srs_source": manifest.srs.source,
         "unsafe_srs": manifest.srs.unsafe,
+        "links": str(manifest.link),
         "accuracy": manifest.accuracy.to_json(),
         "segments": [segment.key for segment in manifest.segments],
     }

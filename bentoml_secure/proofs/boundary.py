@@ -26,10 +26,10 @@ from bentoml_secure.errors import (
     MalformedInputError,
     ProofError,
 )
+from bentoml_secure.proofs.links import LEAST_SALT_BITS
 from bentoml_secure.proofs.proof import BoundaryValues
 from bentoml_secure.tensors import Array
 
-LEAST_SALT_BITS = 128
 MOST_ELEMENT_BITS = 22
 MAX_SALT_ELEMENTS = 64
 MAX_ACTIVATIONS = 1 << 20
@@ -61,22 +61,23 @@ class SaltForm:
             )
 
     @classmethod
-    def below(cls, magnitude: int) -> SaltForm:
+    def below(cls, magnitude: int, least_bits: int = LEAST_SALT_BITS) -> SaltForm:
         """Return the shortest form whose integers stay below a circuit's range.
 
         Args:
             magnitude: base**legs of the circuit.
+            least_bits: Of all integers together.
 
         Raises:
             ConfigurationError: The range leaves no room for a salt.
         """
         bits = min(magnitude.bit_length() - 2, MOST_ELEMENT_BITS)
-        if bits < 2:
+        if bits < 2 or least_bits > bits * MAX_SALT_ELEMENTS:
             raise ConfigurationError(
                 f"salt: a circuit whose numbers stay below {magnitude} has no room.",
                 remedy="Use a larger decomposition base, or more legs.",
             )
-        return cls(elements=math.ceil(LEAST_SALT_BITS / bits), bits=bits)
+        return cls(elements=math.ceil(least_bits / bits), bits=bits)
 
     def expand(self, salt: bytes) -> BoundaryValues:
         """Return the integers of a salt.

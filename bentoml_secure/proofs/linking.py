@@ -1,6 +1,7 @@
 """Linking: proofs of single segments that together show one run of a whole plan.
 
-A proof shows that a segment maps a boundary to a boundary, both by their hashes. A
+A proof shows that a segment maps a boundary to a boundary, both by their hashes (or
+their commitments, where the manifest links by these; ``links`` says what that tells). A
 chain of them shows the plan's run if each boundary that goes in is the one that came
 out before; that is what this compares, and it costs nothing. What proofs show at all,
 the manifest says, whose trust is the caller's to judge:
@@ -209,7 +210,7 @@ def _find_in_key(
 ) -> list[Finding]:
     where = f"segment {segment}"
     try:
-        rows = backend.require_settings(key.settings)
+        rows = backend.require_settings(key.settings, manifest.ends(segment))
     except SecureError as error:
         want = "settings that bind weights, input and output"
         return [Finding(f"{where} settings", str(error), want)]

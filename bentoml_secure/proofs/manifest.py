@@ -5,6 +5,8 @@
     3. every file of the set-up by its digest
     4. how far the circuits' answers are from the model's, on how many samples
     5. the structured reference string; one whose secret was known says that it is
+    6. how proofs are linked; if by commitments, in circuits of as many rows each, each
+       boundary in one column of them, with the longer salt
 
 A verifier takes nothing from elsewhere: verification keys, settings and the verifier's
 part of the string are those that this pins. The signer's key stands inside; whether it
@@ -27,6 +29,7 @@ from bentoml_secure.digest import (
 )
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.proofs.boundary import FixedTensor, SaltForm
+from bentoml_secure.proofs.links import SPARE_ROWS, Ends, Link
 from bentoml_secure.proofs.manifest_fields import (
     MAX_WHOLE,
     file_digest,
@@ -62,7 +65,6 @@ __all__ = [
 MANIFEST_TYPE = "application/vnd.bentoml-secure.proof-manifest+json"
 MAX_MANIFEST_BYTES = 2 << 20
 VERSION = 1
-LINK = "hashed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +219,7 @@ class Manifest:
         backend: Name of the proof system.
         backend_version: Of its package.
         plan: Digest of the plan whose segments are proven.
-        link: How two segments' proofs are tied to one another.
+        link: How two segments' proofs state the boundary between them.
         scale: Of all boundaries.
         salt: Its form, in every boundary.
         srs: Of all segments.
@@ -230,7 +232,7 @@ class Manifest:
     backend: str
     backend_version: str
     plan: Digest
-    link: str = LINK
+    link: Link = Link.HASHED
     scale: int
     salt: SaltForm
     srs: SrsRecord
@@ -240,16 +242,13 @@ class Manifest:
     digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.link != LINK:
-            raise MalformedInputError(
-                f"manifest link: got {self.link!r:.60}, want {LINK}"
-            )
         if not 0 < len(self.segments) <= MAX_SEGMENTS:
             raise MalformedInputError(
                 f"manifest segments: got {len(self.segments)}, want 1 to {MAX_SEGMENTS}"
             )
         _require_chain(self)
         _require_circuits(self)
+        _require_linked(self)
         VerificationKey.from_hex(self.signer)
         object.__setattr__(self, "digest", digest_json(self.to_json()))
 
@@ -257,6 +256,10 @@ class Manifest:
     def signer_id(self) -> Digest:
         """Key id by which trust files name the signer."""
         return VerificationKey.from_hex(self.signer).key_id
+
+    def ends(self, segment: int) -> Ends:
+        """Return how a segment's two boundaries are stated."""
+        return Ends.of(self.link, segment, len(self.segments))
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that is signed."""
@@ -289,7 +292,7 @@ class Manifest:
             backend=name(got["backend"], "manifest backend"),
             backend_version=name(got["backend_version"], "manifest backend_version"),
             plan=parse_digest(got["plan"], what="manifest plan", algorithm=JSON),
-            link=name(got["link"], "manifest link"),
+            link=_link(got["link"]),
             scale=whole(got["scale"], "manifest scale", 1, MAX_WHOLE),
             salt=SaltForm.from_json(got["salt"], what="manifest salt"),
             srs=SrsRecord.from_json(got["srs"], what="manifest srs"),
@@ -315,6 +318,15 @@ _FIELDS = (
     "segments",
     "signer",
 )
+
+
+def _link(value: object) -> Link:
+    known = [str(link) for link in Link]
+    if not isinstance(value, str) or value not in known:
+        raise MalformedInputError(
+            f"manifest link: got {value!r:.60}, want one of {', '.join(known)}"
+        )
+    return Link(value)
 
 
 def _require_chain(manifest: Manifest) -> None:
@@ -358,6 +370,32 @@ def _require_circuits(manifest: Manifest) -> None:
             f"manifest srs files: got {sorted(manifest.srs.files)}, want those of the "
             f"segments, {sorted(used)}"
         )
+
+
+def _require_linked(manifest: Manifest) -> None:
+    """Refuse commitments that could not be compared, or that are salted too little."""
+    salt, want = manifest.salt, manifest.link.salt_bits
+    if salt.elements * salt.bits < want:
+        raise MalformedInputError(
+            f"manifest salt: got {salt.elements} elements of {salt.bits} bits, want at "
+            f"least {want} bits for {manifest.link} links"
+        )
+    if manifest.link is Link.HASHED:
+        return
+    used = {segment.parameters.logrows for segment in manifest.segments}
+    if len(used) != 1:
+        raise MalformedInputError(
+            f"manifest logrows: got {sorted(used)}, want the same of all segments for "
+            f"{manifest.link} links"
+        )
+    column = (1 << used.pop()) - SPARE_ROWS
+    for index, segment in enumerate(manifest.segments):
+        cells = sum(tensor.size for tensor in segment.inputs) + salt.elements
+        if index and cells > column:
+            raise MalformedInputError(
+                f"manifest segment {index} inputs: are {cells} numbers, want at most "
+                f"{column} for {manifest.link} links"
+            )
 
 
 def sign_manifest(manifest: Manifest, key: SigningKey) -> Envelope:

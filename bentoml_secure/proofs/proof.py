@@ -16,13 +16,14 @@ from bentoml_secure.digest import (
     require_fields,
 )
 from bentoml_secure.errors import MalformedInputError
-from bentoml_secure.proofs.field import parse_hash
+from bentoml_secure.proofs.field import is_commitment, parse_commitment, parse_hash
+from bentoml_secure.proofs.links import HASHED, Ends
 from bentoml_secure.signing import decode_base64
 
 MAX_PROOF_BYTES = 1 << 20
 """The largest measured has 46 KB."""
 
-HASHES = ("input", "salt", "output")
+FACTS = ("input", "salt", "output")
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 BoundaryValues = tuple[int, ...]
@@ -78,12 +79,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a verified proof shows, and nothing else: 64 hex digits each.
+    """What a verified proof states, each a hash or a commitment; see ``links``.
+
+    A hash is 64 hex digits, a commitment 128.
 
     Attributes:
-        input: Hash of the boundary that went in, its salt included.
-        salt: Hash of the salt of the boundary that came out, alone.
-        output: Hash of the boundary that came out, its salt included.
+        input: Of the boundary that went in, its salt included.
+        salt: Of the salt of the boundary that came out, alone.
+        output: Of the boundary that came out, its salt included.
     """
 
     input: str
@@ -91,8 +94,26 @@ class Facts:
     output: str
 
     def __post_init__(self) -> None:
-        for name in HASHES:
-            parse_hash(getattr(self, name), what=f"proof {name} hash")
+        for name in FACTS:
+            fact, what = getattr(self, name), f"proof {name}"
+            if isinstance(fact, str) and is_commitment(fact):
+                parse_commitment(fact, what=what)
+            else:
+                parse_hash(fact, what=what)
+
+    @property
+    def hashes(self) -> list[str]:
+        """The proof's public instances, in order."""
+        return [fact for fact in self._all if not is_commitment(fact)]
+
+    @property
+    def commitments(self) -> list[str]:
+        """The proof's first points, in order."""
+        return [fact for fact in self._all if is_commitment(fact)]
+
+    @property
+    def _all(self) -> tuple[str, str, str]:
+        return self.input, self.salt, self.output
 
     def to_json(self) -> dict[str, str]:
         """Return the three by name."""
@@ -105,7 +126,7 @@ class Facts:
         Raises:
             MalformedInputError: One missing, unknown or of another form.
         """
-        return cls(**require_fields(document, HASHES, what=what))
+        return cls(**require_fields(document, FACTS, what=what))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +238,11 @@ class ProofBackend(Protocol):
     version: str
 
     def measure(
-        self, model: bytes, parameters: Parameters, limits: Limits
+        self,
+        model: bytes,
+        parameters: Parameters,
+        limits: Limits,
+        ends: Ends = HASHED,
     ) -> tuple[bytes, Rows]:
         """Return a circuit's settings, and what it needs.
 
@@ -226,13 +251,13 @@ class ProofBackend(Protocol):
         """
         ...
 
-    def require_settings(self, settings: bytes) -> Rows:
+    def require_settings(self, settings: bytes, ends: Ends = HASHED) -> Rows:
         """Refuse settings under which a proof would not show what it should.
 
         Raises:
             MalformedInputError: Not settings of this backend.
             ProofError: Weights are not bound to the verification key, or input or
-                output are not hashed into the proof's facts.
+                output are not stated as they should be.
         """
         ...
 

@@ -34,6 +34,7 @@ from bentoml_secure.errors import (
 )
 from bentoml_secure.proofs.circuit import circuit_model
 from bentoml_secure.proofs.folder import MAX_SETTINGS_BYTES, ProofFolder
+from bentoml_secure.proofs.links import Ends
 from bentoml_secure.proofs.manifest import Manifest, SegmentSetup
 from bentoml_secure.proofs.proof import (
     Limits,
@@ -91,7 +92,8 @@ def rebuild(
             findings.append(Finding(where, str(error), "files of the manifest"))
             continue
         model = _model(folder.manifest, plan, plan_folder, index)
-        segment = _Segment(where, setup, backend, limits, progress)
+        ends = folder.manifest.ends(index)
+        segment = _Segment(where, setup, ends, backend, limits, progress)
         findings += segment.findings(model, published, srs)
     return findings
 
@@ -136,11 +138,12 @@ class _Segment:
         self,
         where: str,
         setup: SegmentSetup,
+        ends: Ends,
         backend: ProofBackend,
         limits: Limits,
         progress: Progress,
     ) -> None:
-        self._where, self._setup = where, setup
+        self._where, self._setup, self._ends = where, setup, ends
         self._backend, self._limits, self._progress = backend, limits, progress
 
     def findings(
@@ -164,9 +167,11 @@ class _Segment:
     def _settings(self, model: bytes, published: bytes) -> Iterator[Finding]:
         self._progress(f"{self._where}: settings")
         what = f"{self._where} settings"
-        made, _ = self._backend.measure(model, self._setup.parameters, self._limits)
+        made, _ = self._backend.measure(
+            model, self._setup.parameters, self._limits, self._ends
+        )
         try:
-            rows = self._backend.require_settings(published)
+            rows = self._backend.require_settings(published, self._ends)
             got, want = _facts(published), _facts(made)
         except (ProofError, MalformedInputError) as error:
             yield Finding(what, str(error), "settings of such a circuit")

@@ -5,7 +5,8 @@
 2. each segment's range: the smallest under which the requests run, and four times
    that; and what is looked up, of activations four times as large as well
 3. logrows, decomposition and columns: those of the least proving time, as the backend
-   predicts it from settings; no key is made for it
+   predicts it from settings; no key is made for it. Commitments are of equal columns
+   only: where they link, logrows are the same for all segments
 
 ezkl's own calibration chooses scales segment by segment, so that they do not link, and
 a decomposition that needs 2**15 rows of whatever circuit.
@@ -14,7 +15,7 @@ a decomposition that needs 2**15 rows of whatever circuit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
@@ -26,6 +27,7 @@ from bentoml_secure.proofs.accuracy import (
 )
 from bentoml_secure.proofs.boundary import SaltForm, activations_of
 from bentoml_secure.proofs.circuit import Form
+from bentoml_secure.proofs.links import Ends, Link
 from bentoml_secure.proofs.proof import (
     BoundaryValues,
     Limits,
@@ -59,6 +61,8 @@ _SPARE_ROWS = 64
 
 Model = Callable[[int, SaltForm], bytes]
 Progress = Callable[[str], None]
+_Tried = dict[int, tuple[float, Parameters]]
+"""CPU seconds of a proof, and parameters, by logrows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +80,12 @@ class Chosen:
     parameters: tuple[Parameters, ...]
 
     @classmethod
-    def of(cls, parameters: Sequence[Parameters]) -> Chosen:
+    def of(cls, parameters: Sequence[Parameters], link: Link = Link.HASHED) -> Chosen:
         """Return the choice that given parameters of one scale are."""
         smallest = min(p.decomposition_base**p.decomposition_legs for p in parameters)
         return cls(
             scale=parameters[0].scale,
-            salt=SaltForm.below(smallest),
+            salt=SaltForm.below(smallest, link.salt_bits),
             parameters=tuple(parameters),
         )
 
@@ -107,6 +111,7 @@ def choose(
     *,
     accuracy: float,
     limits: Limits,
+    link: Link = Link.HASHED,
     progress: Progress = lambda doing: None,
 ) -> Chosen:
     """Choose parameters for a chain of segments; see the module.
@@ -118,6 +123,7 @@ def choose(
         reference: Requests, and what the model makes of them.
         accuracy: Largest absolute difference of an output's element.
         limits: Of each process.
+        link: How boundaries between segments are stated.
         progress: Told what is tried now.
 
     Raises:
@@ -130,11 +136,9 @@ def choose(
     needs = [
         search.need(index, scale, passed[index]) for index in range(len(forms) - 1)
     ]
-    salt = SaltForm.below(1 << min(need.bits for need in needs))
-    parameters = tuple(
-        search.cheapest(index, scale, need, salt) for index, need in enumerate(needs)
-    )
-    return Chosen(scale=scale, salt=salt, parameters=parameters)
+    salt = SaltForm.below(1 << min(need.bits for need in needs), link.salt_bits)
+    tried = search.tried(scale, needs, salt, link)
+    return Chosen(scale=scale, salt=salt, parameters=_cheapest(tried, link))
 
 
 class _Search:
@@ -233,21 +237,60 @@ class _Search:
         settings, _ = self._backend.measure(model, parameters, self._limits)
         return self._backend.compile(model, settings, self._limits)
 
-    def cheapest(
-        self, index: int, scale: int, need: _Need, salt: SaltForm
-    ) -> Parameters:
-        """Return the parameters of the least proving time."""
+    def tried(
+        self, scale: int, needs: Sequence[_Need], salt: SaltForm, link: Link
+    ) -> list[_Tried]:
+        """Return for each segment the cheapest parameters of each number of rows."""
+        count = len(needs)
+        models = [self._model(index, salt) for index in range(count)]
+        ends = [Ends.of(link, index, count) for index in range(count)]
+        measured = [
+            self._backend.measure(model, _wide(scale), self._limits, of)
+            for model, of in zip(models, ends, strict=True)
+        ]
+        least = [rows.least_logrows for _, rows in measured]
+        if link is Link.POLYCOMMIT:
+            least = [max(least)] * count
+        return [
+            self._try(index, models[index], ends[index], _candidates(scale, need, rows))
+            for index, (need, rows) in enumerate(zip(needs, least, strict=True))
+        ]
+
+    def _try(
+        self, index: int, model: bytes, ends: Ends, candidates: Iterable[Parameters]
+    ) -> _Tried:
         self._progress(f"segment {index}: rows and columns")
-        model = self._model(index, salt)
-        _, hashed = self._backend.measure(model, _wide(scale), self._limits)
-        found: list[tuple[float, int, Parameters]] = []
-        for parameters in _candidates(scale, need, hashed.least_logrows):
-            _, rows = self._backend.measure(model, parameters, self._limits)
-            if rows.least_logrows <= parameters.logrows:
-                found.append((rows.proving_seconds, len(found), parameters))
+        found: _Tried = {}
+        for parameters in candidates:
+            _, rows = self._backend.measure(model, parameters, self._limits, ends)
+            if rows.least_logrows > parameters.logrows:
+                continue
+            before = found.get(parameters.logrows)
+            if before is None or rows.proving_seconds < before[0]:
+                found[parameters.logrows] = rows.proving_seconds, parameters
         if not found:
             raise ConfigurationError(f"segment {index}: no number of rows fits it")
-        return min(found)[2]
+        return found
+
+
+def _cheapest(tried: Sequence[_Tried], link: Link) -> tuple[Parameters, ...]:
+    """Return parameters of the least proving time: each segment's, or of all."""
+    if link is Link.HASHED:
+        return tuple(min(found.values(), key=_seconds)[1] for found in tried)
+    common = set.intersection(*(set(found) for found in tried))
+    if not common:
+        raise ConfigurationError(
+            f"{link} links: no number of rows fits all segments.",
+            remedy="Cut the model into segments more alike, or link by hashes.",
+        )
+    rows = min(
+        sorted(common), key=lambda rows: sum(_seconds(found[rows]) for found in tried)
+    )
+    return tuple(found[rows][1] for found in tried)
+
+
+def _seconds(found: tuple[float, Parameters]) -> float:
+    return found[0]
 
 
 def _wide(scale: int) -> Parameters:

@@ -43,6 +43,7 @@ from bentoml_secure.proofs.folder import (
     SETTINGS,
     SRS_FOLDER,
 )
+from bentoml_secure.proofs.links import Ends, Link
 from bentoml_secure.proofs.manifest import Manifest, SegmentSetup, sign_manifest
 from bentoml_secure.proofs.proof import Limits, Parameters, ProofBackend, Rows
 from bentoml_secure.proofs.search import Chosen, choose
@@ -74,6 +75,7 @@ class Demands:
         memory_bytes: That a prover has; this machine's where left out.
         threads: That keys are made with.
         unsafe_srs: Whether structured reference strings are made here if missing.
+        link: How boundaries between segments are stated; see ``links``.
     """
 
     accuracy: float = DEFAULT_ACCURACY
@@ -82,6 +84,7 @@ class Demands:
     memory_bytes: int | None = None
     threads: int = 2
     unsafe_srs: bool = False
+    link: Link = Link.HASHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,13 +247,17 @@ class _Work:
             reference,
             accuracy=accuracy,
             limits=self._limits,
+            link=self.demands.link,
             progress=self._progress,
         )
         segments = []
         for index, parameters in enumerate(chosen.parameters):
             self._progress(f"segment {index}: compiling")
             model = self._model(forms, index, chosen.salt)
-            settings, rows = self._backend.measure(model, parameters, self._limits)
+            ends = Ends.of(self.demands.link, index, len(chosen.parameters))
+            settings, rows = self._backend.measure(
+                model, parameters, self._limits, ends
+            )
             self._require(index, parameters, rows)
             compiled = self._backend.compile(model, settings, self._limits)
             segments.append(
@@ -276,7 +283,13 @@ class _Work:
                 f"parameters: got {len(given)} at scales {sorted(scales)}, want "
                 f"{len(self._plan.segments)} at one scale"
             )
-        return Chosen.of(given)
+        logrows = {parameters.logrows for parameters in given}
+        if self.demands.link is Link.POLYCOMMIT and len(logrows) != 1:
+            raise ConfigurationError(
+                f"parameters: got logrows {sorted(logrows)}, want the same of all "
+                f"segments for {self.demands.link} links"
+            )
+        return Chosen.of(given, self.demands.link)
 
     def _model(self, forms: Sequence[Form], index: int, salt: SaltForm) -> bytes:
         segment = self._plan.segments[index]
@@ -343,6 +356,7 @@ class _Work:
             backend=self._backend.name,
             backend_version=self._backend.version,
             plan=self._plan.digest,
+            link=self.demands.link,
             scale=circuits.scale,
             salt=circuits.salt,
             srs=strings.record(used),

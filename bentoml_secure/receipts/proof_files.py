@@ -32,6 +32,7 @@ from bentoml_secure.errors import (
     VerificationError,
 )
 from bentoml_secure.proofs.boundary import activations_of
+from bentoml_secure.proofs.field import is_commitment
 from bentoml_secure.proofs.linking import verify_segment
 from bentoml_secure.proofs.manifest import Manifest, verify_manifest
 from bentoml_secure.proofs.orders import About
@@ -48,7 +49,12 @@ from bentoml_secure.receipts.proof_opening import (
     require_hashes,
 )
 from bentoml_secure.receipts.proofs import MAX_OPENING_BYTES, PROOF, ProofRecord
-from bentoml_secure.receipts.proving import CHECKER, Checker, trust_findings
+from bentoml_secure.receipts.proving import (
+    CHECKER,
+    Checker,
+    set_up_warnings,
+    trust_findings,
+)
 from bentoml_secure.receipts.strict import fields, whole
 from bentoml_secure.receipts.trust import Trust
 from bentoml_secure.signing import (
@@ -219,6 +225,7 @@ def verify_proof_file(
         "backend": f"{manifest.backend} {manifest.backend_version}",
         "srs": manifest.srs.digest,
         "unsafe_srs": manifest.srs.unsafe,
+        "links": str(manifest.link),
         "instances": file.proof.facts.to_json(),
         "proof_opening": "not checked" if held.salt is None else "checked",
         "unchecked": [left.to_json() for left in report.unchecked],
@@ -243,6 +250,7 @@ def _judge_set_up(
     trust, pinned = against.trust, manifest.segments[index]
     for finding in trust_findings(manifest, trust):
         report.add(finding.field, finding.got, finding.want)
+    report.unchecked += set_up_warnings(manifest)
     require_listed(report, "plan_digest", manifest.plan, trust.plan_digests)
     for name, got, want in (
         ("settings", digest_file_bytes(against.key.settings), pinned.settings),
@@ -266,7 +274,8 @@ def _opened(
     request_id = bytes.fromhex(file.about.receipt_id)
     secrets = Secrets(root=salt, request_id=request_id, infer=file.about.infer)
     after = form.expand(secrets.boundary(index + 1))
-    yield Expected("salt", facts.salt, after)
+    if not is_commitment(facts.salt):
+        yield Expected("salt", facts.salt, after)
     try:
         if held.inputs is not None:
             first = manifest.segments[0].inputs

@@ -51,6 +51,7 @@ from bentoml_secure.errors import (
 from bentoml_secure.proofs.backends import open_backend
 from bentoml_secure.proofs.folder import VerificationKeys, parse_verification_keys
 from bentoml_secure.proofs.linking import VERIFYING, find_in_links, verify_each
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import Limits, ProofBackend
 from bentoml_secure.receipts.attachments import Attachment
@@ -268,13 +269,7 @@ def _judge_set_up(judgement: Judgement) -> VerificationKeys | None:
     ]
     for finding in findings:
         report.add(finding.field, finding.got, finding.want)
-    if keys.manifest.srs.unsafe:
-        report.unchecked.append(
-            UncheckedField(
-                field="srs",
-                reason="unsafe: who generated it can forge proofs (unsafe_srs)",
-            )
-        )
+    report.unchecked += set_up_warnings(keys.manifest)
     return None if findings else keys
 
 
@@ -288,6 +283,23 @@ def _manifest_findings(judgement: Judgement, manifest: Manifest) -> list[Finding
         ("manifest segments", got, want),
     )
     return [Finding(f, str(g), str(w)) for f, g, w in pairs if g != w]
+
+
+def set_up_warnings(manifest: Manifest) -> list[UncheckedField]:
+    """Return what a caller accepts who accepts this set-up.
+
+    Args:
+        manifest: Whose signature holds.
+    """
+    warnings = {}
+    if manifest.srs.unsafe:
+        warnings["srs"] = "unsafe: who generated it can forge proofs (unsafe_srs)"
+    if manifest.link is Link.POLYCOMMIT:
+        warnings["links"] = (
+            "polycommit: proofs tell of what went between segments, and nobody "
+            "compared its salts with the root salt (polycommit_links)"
+        )
+    return [UncheckedField(field=f, reason=reason) for f, reason in warnings.items()]
 
 
 def trust_findings(manifest: Manifest, trust: Trust) -> list[Finding]:
@@ -309,6 +321,9 @@ def trust_findings(manifest: Manifest, trust: Trust) -> list[Finding]:
     if srs.unsafe and not trust.unsafe_srs:
         want = "one whose secret nobody knows (or unsafe_srs in the trust file)"
         findings.append(Finding("srs", "unsafe", want))
+    if manifest.link is Link.POLYCOMMIT and not trust.polycommit_links:
+        want = "hashed, which tells nothing (or polycommit_links in the trust file)"
+        findings.append(Finding("manifest link", str(manifest.link), want))
     return findings
 
 
@@ -357,6 +372,7 @@ def _claims(judgement: Judgement, manifest: Manifest) -> dict[str, Any]:
         "backend": f"{manifest.backend} {manifest.backend_version}",
         "srs": manifest.srs.digest,
         "unsafe_srs": manifest.srs.unsafe,
+        "links": str(manifest.link),
         "verified": len(judgement.proofs),
         "of": len(judgement.places),
         "deviation": largest,

@@ -12,6 +12,7 @@
     manifest_signers = ["sha256:<hex>"]   # where requests are proven: whose set-up
     srs = ["sha256-srs-v1:<hex>"]         # and under which reference strings
     unsafe_srs = false                # whether one whose secret somebody knows will do
+    polycommit_links = false          # whether proofs may tell of what goes between
     challenge_auditors = ["sha256:<hex>"] # where requests are challenged: who draws too
     [scenarios]
     general = "sha256-jcs-v1:<hex>"
@@ -61,7 +62,7 @@ _REQUIRED = frozenset(
 )
 _KEY_ID = "sha256"
 _LISTED = {"manifest_signers": _KEY_ID, "srs": SRS, "challenge_auditors": _KEY_ID}
-_FLAGS = ("referee", "unsafe_srs")
+_FLAGS = ("referee", "unsafe_srs", "polycommit_links")
 _KEYS = _REQUIRED | {"draw", "weight_ratio", *_LISTED, *_FLAGS}
 
 
@@ -87,6 +88,8 @@ class Trust:
         srs: Digests of the structured reference strings that proofs may be under.
         unsafe_srs: Whether one may be that was generated on one machine: whoever did
             it can forge proofs.
+        polycommit_links: Whether proofs may be linked by commitments, each of which
+            tells something of the activations between segments to whoever reads it.
         challenge_auditors: Key ids of those who all must have drawn from an epoch.
             Without any, an entry can arrange an epoch to suit itself.
     """
@@ -104,6 +107,7 @@ class Trust:
     manifest_signers: tuple[str, ...] = ()
     srs: tuple[str, ...] = ()
     unsafe_srs: bool = False
+    polycommit_links: bool = False
     challenge_auditors: tuple[str, ...] = ()
 
 
@@ -243,6 +247,7 @@ def write_trust(
     manifest_signers: Sequence[str] = (),
     srs: Sequence[str] = (),
     unsafe_srs: bool = False,
+    polycommit_links: bool = False,
     challenge_auditors: Sequence[str] = (),
 ) -> str:
     """Return a trust file's TOML, which ``parse_trust`` accepts.
@@ -251,6 +256,7 @@ def write_trust(
         ConfigurationError: What it would say is refused.
     """
     auditors = list(challenge_auditors)
+    flags = {"unsafe_srs": unsafe_srs, "polycommit_links": polycommit_links}
     document = {
         "version": VERSION,
         "plan_digests": list(plan_digests),
@@ -262,7 +268,7 @@ def write_trust(
         "referee": referee,
         "weight_ratio": weight_ratio,
         **({"manifest_signers": list(manifest_signers)} if manifest_signers else {}),
-        **({"srs": list(srs), "unsafe_srs": unsafe_srs} if srs else {}),
+        **({"srs": list(srs), **flags} if srs else {}),
         **({"challenge_auditors": auditors} if auditors else {}),
         "scenarios": dict(scenarios),
         "policy": policy.to_json(),

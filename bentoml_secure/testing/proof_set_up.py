@@ -14,6 +14,7 @@ from typing import Any
 
 from bentoml_secure.digest import Digest, digest_file_bytes
 from bentoml_secure.proofs.boundary import FixedTensor, SaltForm
+from bentoml_secure.proofs.links import Ends, Link
 from bentoml_secure.proofs.manifest import (
     Accuracy,
     Manifest,
@@ -79,6 +80,7 @@ class ProofSetUp:
             "manifest_signers": [self.manifest.signer_id],
             "srs": [self.manifest.srs.digest],
             "unsafe_srs": self.manifest.srs.unsafe,
+            "polycommit_links": self.manifest.link is Link.POLYCOMMIT,
         }
 
     def altered(self, **changes: Any) -> ProofSetUp:
@@ -103,6 +105,7 @@ def make_set_up(
     folder: Path,
     backend: ProofBackend,
     settings: Sequence[bytes] | None = None,
+    link: Link = Link.HASHED,
 ) -> ProofSetUp:
     """Set up the circuits of a plan and sign what came of it.
 
@@ -116,10 +119,12 @@ def make_set_up(
         folder: Where proving keys go.
         backend: Makes the keys.
         settings: In place of those that the backend measures.
+        link: How boundaries between segments are stated.
     """
     keys, setups = [], []
     for index, (segment, model) in enumerate(zip(plan.segments, circuits, strict=True)):
-        measured, rows = backend.measure(model, parameters, LIMITS)
+        ends = Ends.of(link, index, len(circuits))
+        measured, rows = backend.measure(model, parameters, LIMITS, ends)
         own = measured if settings is None else settings[index]
         circuit = backend.compile(model, own, LIMITS)
         proving = folder / f"{index}-{digest_file_bytes(model)[-8:]}.pk"
@@ -151,6 +156,7 @@ def make_set_up(
         backend=backend.name,
         backend_version=backend.version,
         plan=plan.digest,
+        link=link,
         scale=parameters.scale,
         salt=salt,
         srs=srs,

@@ -23,11 +23,12 @@ from bentoml_secure.testing.deployment import build_deployment
 from tests.property.test_receipts_forms import edits
 
 DEPLOYMENT = build_deployment()
+COMMITMENTS = st.binary(min_size=64, max_size=64).map(bytes.hex)
 HASHES = st.integers(0, 2**250).map(lambda value: value.to_bytes(32, "little").hex())
 PROOFS = st.builds(
     SegmentProof,
     backend=st.just("ezkl"),
-    facts=st.builds(Facts, HASHES, HASHES, HASHES),
+    facts=st.builds(Facts, *[HASHES | COMMITMENTS] * 3),
     proof=st.binary(min_size=1, max_size=64),
 )
 OPENINGS = st.none() | st.binary(max_size=64)
@@ -142,7 +143,7 @@ def settings_document() -> dict[str, Any]:
         "total_assignments": 200,
         "required_range_checks": [[-1, 1], [0, 255]],
         "required_lookups": [],
-        "module_sizes": {"poseidon": [64, [2]]},
+        "module_sizes": {"poseidon": [64, [2]], "polycommit": []},
         "model_input_scales": [7, 7],
         "model_output_scales": [7],
     }
@@ -167,6 +168,7 @@ def test_edited_settings_are_read_or_refused(data: st.DataObject) -> None:
     ("path", "value"),
     [
         (("module_sizes", "poseidon"), []),
+        (("module_sizes", "polycommit"), ["many"]),
         (("run_args", "num_inner_cols"), 0),
         (("run_args", "logrows"), 1 << 40),
         (("run_args", "logrows"), -1),

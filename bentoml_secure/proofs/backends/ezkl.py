@@ -1,9 +1,9 @@
 """ezkl: Halo2 circuits of ONNX graphs, KZG commitments over BN254.
 
 Each call is one child process (``ezkl_child``). A boundary enters as one tensor of
-field elements and leaves as one; both are hashed in the circuit with Poseidon, as is
-the salt of the boundary that leaves. So a proof has three public instances and shows
-nothing else.
+field elements, beside the salt of the next, and leaves as one. What goes in and what
+comes out is hashed in the circuit with Poseidon, the hashes are the proof's instances;
+or it is committed to, and the commitments are the proof's first points (``links``).
 
 Source: github.com/zkonduit/ezkl; ezkl 23.0.5.
 """
@@ -24,8 +24,11 @@ from bentoml_secure.errors import (
     ProofError,
 )
 from bentoml_secure.proofs.backends.one_shot import Event, Task, run
+from bentoml_secure.proofs.field import is_commitment
+from bentoml_secure.proofs.links import HASHED, SPARE_ROWS, Ends, Link
 from bentoml_secure.proofs.manifest_fields import MAX_LOGROWS, whole
 from bentoml_secure.proofs.proof import (
+    FACTS,
     BoundaryValues,
     Contents,
     Facts,
@@ -45,7 +48,12 @@ _MOST_INNER_OF_DEGREE_8 = 4
 _SECONDS_PER_BYTE = 0.05e-6
 # Of each argument that a look-up is in the right table.
 _SECONDS_PER_ROW = 2e-5
-_HASHED = {"Hashed": {"hash_is_public": True, "outlets": []}}
+# As ezkl is asked, and as it says it in settings.
+_ASKED = {Link.HASHED: "hashed/public", Link.POLYCOMMIT: "polycommit"}
+_SAID = {
+    Link.HASHED: {"Hashed": {"hash_is_public": True, "outlets": []}},
+    Link.POLYCOMMIT: "KZGCommit",
+}
 
 
 class Ezkl:
@@ -67,14 +75,19 @@ class Ezkl:
             ) from error
 
     def measure(
-        self, model: bytes, parameters: Parameters, limits: Limits
+        self,
+        model: bytes,
+        parameters: Parameters,
+        limits: Limits,
+        ends: Ends = HASHED,
     ) -> tuple[bytes, Rows]:
         """Return a circuit's settings, and what it needs."""
+        sides = {"input": _ASKED[ends.input], "output": _ASKED[ends.output]}
         made = run(
             Task(
                 module=_CHILD,
                 name="measure",
-                arguments=parameters.to_json(),
+                arguments={**parameters.to_json(), **sides},
                 files={"model": model},
                 outputs=("settings",),
             ),
@@ -83,9 +96,9 @@ class Ezkl:
         settings = _settled(made["settings"])
         return settings, read_rows(settings)
 
-    def require_settings(self, settings: bytes) -> Rows:
+    def require_settings(self, settings: bytes, ends: Ends = HASHED) -> Rows:
         """Refuse settings under which a proof would not show what it should."""
-        return require_settings(settings)
+        return require_settings(settings, ends)
 
     def compile(self, model: bytes, settings: bytes, limits: Limits) -> bytes:
         """Return the circuit of a model."""
@@ -182,6 +195,7 @@ class Ezkl:
                     "boundary": boundary,
                     "salt": salt,
                     "lookup_bound": _lookup_bound(key.verification.settings),
+                    "committed": _committed(key.verification.settings),
                 },
                 files={
                     "circuit": key.circuit,
@@ -199,7 +213,7 @@ class Ezkl:
             raise ProofError("prove: the child made no proof")
         return SegmentProof(
             backend=self.name,
-            facts=Facts(*proved[0]["instances"]),
+            facts=Facts(*proved[0]["facts"]),
             proof=bytes.fromhex(proved[0]["proof"]),
         )
 
@@ -214,13 +228,13 @@ class Ezkl:
         # Each key once: a thousand proofs must not need as many files.
         keys: dict[VerificationKey, int] = {}
         given = []
-        for proof, key in proofs:
+        for number, (proof, key) in enumerate(proofs):
             index = keys.setdefault(key, len(keys))
             files[f"settings{index}"], files[f"vk{index}"] = key.settings, key.key
-            facts = proof.facts
+            _require_facts(proof, key, what=f"proof {number}")
             given.append(
                 {
-                    "instances": [facts.input, facts.salt, facts.output],
+                    "instances": proof.facts.hashes,
                     "proof": proof.proof.hex(),
                     "key": index,
                 }
@@ -270,6 +284,30 @@ def _execute(
     run(task, limits, said)
 
 
+def _committed(settings: bytes) -> list[bool]:
+    """Return of each fact whether it is a commitment: input, salt, output."""
+    run_args = json.loads(settings)["run_args"]
+    said = _SAID[Link.POLYCOMMIT]
+    of_input = run_args["input_visibility"] == said
+    return [of_input, of_input, run_args["output_visibility"] == said]
+
+
+def _require_facts(proof: SegmentProof, key: VerificationKey, *, what: str) -> None:
+    """Refuse facts of another kind than the circuit states, or that it does not.
+
+    Instances are put to the proof as claimed. Its commitments stand in the proof, and
+    are what it is verified of: those that are claimed have to be these.
+    """
+    claimed = [getattr(proof.facts, name) for name in FACTS]
+    if [is_commitment(fact) for fact in claimed] != _committed(key.settings):
+        raise ProofError(
+            f"{what}: does not state hashes and commitments as its circuit"
+        )
+    points = bytes.fromhex("".join(proof.facts.commitments))
+    if proof.proof[: len(points)] != points:
+        raise ProofError(f"{what}: begins with other commitments than it claims")
+
+
 def _lookup_bound(settings: bytes) -> int:
     # Of our own settings: plus and minus the same.
     return int(json.loads(settings)["run_args"]["lookup_range"][1])
@@ -312,8 +350,9 @@ def read_rows(settings: bytes) -> Rows:
         )
     ranges = [high - low + 1 for low, high in document["required_range_checks"]]
     # What does not fit into one block of columns goes on in the next, but hashes.
-    hashed = document["module_sizes"]["poseidon"][0]
-    rows = max([hashed, *ranges]) + _BLINDING_ROWS
+    sizes = document["module_sizes"]
+    committed = [size + SPARE_ROWS for size in sizes["polycommit"]]
+    rows = max([sizes["poseidon"][0], *ranges, *committed]) + _BLINDING_ROWS
     return Rows(
         rows=document["num_rows"],
         least_logrows=max(rows - 1, 1).bit_length(),
@@ -349,7 +388,10 @@ def _proving_key_bytes(settings: Mapping[str, Any]) -> int:
     """
     run_args = settings["run_args"]
     parallel = _parallel(settings)
-    columns = 17 + 6.3 * parallel + 2 * _tables(settings)
+    sizes = settings["module_sizes"]
+    hashing = 17 if sizes["poseidon"][0] else 0
+    columns = hashing + len(sizes["polycommit"]) + 6.3 * parallel
+    columns += 2 * _tables(settings)
     columns += len(settings["required_lookups"]) * parallel
     # The degree of the constraints grows with both.
     small = run_args["num_inner_cols"] <= _MOST_INNER_OF_DEGREE_8
@@ -366,7 +408,7 @@ def _proving_seconds(settings: Mapping[str, Any], proving_key_bytes: int) -> flo
     return _SECONDS_PER_BYTE * proving_key_bytes + looked_up
 
 
-def require_settings(settings: bytes) -> Rows:
+def require_settings(settings: bytes, ends: Ends = HASHED) -> Rows:
     """Refuse settings under which a proof would not show what it should.
 
     They come from a signed manifest; this is against an owner's mistake.
@@ -374,7 +416,7 @@ def require_settings(settings: bytes) -> Rows:
     Raises:
         MalformedInputError: Not settings of ezkl.
         ProofError: Weights are not bound to the verification key, or input or output
-            are not hashed into the proof's instances.
+            are not stated as they should be.
     """
     document = parse_json(settings, what="settings", max_bytes=MAX_SETTINGS_BYTES)
     try:
@@ -396,7 +438,12 @@ def require_settings(settings: bytes) -> Rows:
         raise MalformedInputError(
             f"settings: not those of a circuit: {error}"
         ) from error
-    for name, want in (("input", _HASHED), ("param", "Fixed"), ("output", _HASHED)):
+    wanted = {
+        "input": _SAID[ends.input],
+        "param": "Fixed",
+        "output": _SAID[ends.output],
+    }
+    for name, want in wanted.items():
         if bound[name] != want:
             raise ProofError(
                 f"settings {name}_visibility: got {bound[name]!r:.80}, want {want!r}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,7 @@ from bentoml_secure.errors import (
     SecureError,
 )
 from bentoml_secure.proofs.backends.child import Tell, serve
-from bentoml_secure.proofs.field import FIELD_MODULUS, parse_hash
-
-_HASHED = "hashed/public"
-_INSTANCES = 3
+from bentoml_secure.proofs.field import COMMITMENT_BYTES, FIELD_MODULUS, parse_hash
 
 Arguments = Mapping[str, Any]
 Paths = Mapping[str, str]
@@ -56,7 +53,8 @@ def _measure(arguments: Arguments, paths: Paths, tell: Tell) -> None:
     import ezkl
 
     run = ezkl.PyRunArgs()
-    run.input_visibility = run.output_visibility = _HASHED
+    run.input_visibility = arguments["input"]
+    run.output_visibility = arguments["output"]
     # In the verification key: other weights are another key.
     run.param_visibility = "fixed"
     run.input_scale = run.param_scale = arguments["scale"]
@@ -88,8 +86,8 @@ def _set_up(arguments: Arguments, paths: Paths, tell: Tell) -> None:
 
 def _witness(
     paths: Paths, boundary: Sequence[int], salt: Sequence[int], bound: int | None
-) -> tuple[list[int], int]:
-    """Return what comes out, and the largest magnitude of a look-up's argument."""
+) -> tuple[Mapping[str, Any], int]:
+    """Return the witness, and the largest magnitude of a look-up's argument."""
     import ezkl
 
     data = [[element(v) for v in values] for values in (boundary, salt)]
@@ -109,22 +107,26 @@ def _witness(
             "a value out of the circuit's range: one is looked up beyond its table, "
             f"which ends at {bound}"
         )
-    return [integer(text) for text in witness["outputs"][0]], looked_up
+    return witness, looked_up
+
+
+def _came_out(witness: Mapping[str, Any]) -> list[int]:
+    return [integer(text) for text in witness["outputs"][0]]
 
 
 def _execute(arguments: Arguments, paths: Paths, tell: Tell) -> None:
     for boundary, salt in arguments["inputs"]:
         made, looked_up = _witness(paths, boundary, salt, arguments["lookup_bound"])
-        tell({"executed": made, "looked_up": looked_up})
+        tell({"executed": _came_out(made), "looked_up": looked_up})
 
 
 def _prove(arguments: Arguments, paths: Paths, tell: Tell) -> None:
     import ezkl
 
-    made, _ = _witness(
+    witness, _ = _witness(
         paths, arguments["boundary"], arguments["salt"], arguments["lookup_bound"]
     )
-    tell({"executed": made})
+    tell({"executed": _came_out(witness)})
     ezkl.prove(
         paths["witness"],
         paths["circuit"],
@@ -133,29 +135,46 @@ def _prove(arguments: Arguments, paths: Paths, tell: Tell) -> None:
         srs_path=paths["srs"],
     )
     proof = json.loads(Path(paths["proof"]).read_bytes())
-    instances = _flat(proof["instances"])
-    values = (arguments["boundary"], arguments["salt"], made)
-    # A proof under another SRS or of a damaged key is made all the same.
-    if instances != _hashes(values):
+    made, hashes = bytes(proof["proof"]), _hashes(witness)
+    if proof["instances"] != [hashes]:
         raise ProofError("the proof's instances are not the hashes of what was proven")
-    _verify_one(paths, "settings", "vk", "srs", instances, proof["proof"])
-    tell({"proved": {"instances": instances, "proof": bytes(proof["proof"]).hex()}})
+    # A proof under another SRS or of a damaged key is made all the same.
+    _verify_one(paths, "settings", "vk", "srs", hashes, proof["proof"])
+    facts = _facts(arguments["committed"], hashes, made)
+    tell({"proved": {"facts": facts, "proof": made.hex()}})
 
 
-def _flat(instances: Any) -> list[str]:
-    if len(instances) != 1 or len(instances[0]) != _INSTANCES:
-        raise ProofError("instances: want one column of three")
-    return [parse_hash(text, what="instance") for text in instances[0]]
+def _hashes(witness: Mapping[str, Any]) -> list[str]:
+    """Return the hashes of what goes in and out, of what is hashed."""
+    sides = (witness["processed_inputs"], witness["processed_outputs"])
+    return [
+        parse_hash(text, what="hash")
+        for side in sides
+        for text in (side and side["poseidon_hash"]) or ()
+    ]
 
 
-def _hashes(values: Iterable[Sequence[int]]) -> list[str]:
-    import ezkl
-
-    return [ezkl.poseidon_hash([element(v) for v in each])[0] for each in values]
+def _facts(committed: Sequence[bool], hashes: list[str], proof: bytes) -> list[str]:
+    """Return what the proof states, in order: its instances, and its first points."""
+    if len(hashes) != committed.count(False):
+        raise ProofError(f"the proof has {len(hashes)} instances, of {committed}")
+    of_hashes, starts = iter(hashes), iter(range(0, len(proof), COMMITMENT_BYTES))
+    return [
+        proof[(start := next(starts)) : start + COMMITMENT_BYTES].hex()
+        if each
+        else next(of_hashes)
+        for each in committed
+    ]
 
 
 def _hash(arguments: Arguments, paths: Paths, tell: Tell) -> None:
-    tell({"hashes": _hashes(arguments["values"])})
+    import ezkl
+
+    hashes = [
+        ezkl.poseidon_hash([element(value) for value in values])[0]
+        for values in arguments["values"]
+    ]
+    tell({"hashes": hashes})
 
 
 def _verify(arguments: Arguments, paths: Paths, tell: Tell) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bentoml_secure.digest import canonical_json
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.srs_folder import SrsFolder
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.trust import parse_trust
@@ -107,7 +108,7 @@ class TestVerifyProof:
         assert verdict["proof_opening"] == "not checked"
         assert verdict["unsafe_srs"] is True
         assert verdict["findings"] == []
-        assert [left["field"] for left in verdict["unchecked"]] == ["prover"]
+        assert [left["field"] for left in verdict["unchecked"]] == ["srs", "prover"]
 
     def test_an_attachment_is_one(
         self, run: Run, arguments: Arguments, tmp_path: Path
@@ -344,13 +345,20 @@ def test_a_receipt_still_without_its_proofs_is_provisional(
     assert verdict["missing_attachments"] == ["proof"]
 
 
-def test_the_trust_file_names_owner_and_string(run: Run, tmp_path: Path) -> None:
-    made, proofs = proven_case.set_up(), tmp_path / "proofs"
+@pytest.mark.parametrize("link", list(Link))
+def test_the_trust_file_names_owner_and_string(
+    run: Run, tmp_path: Path, link: Link
+) -> None:
+    linked = {
+        Link.HASHED: proven_case.set_up,
+        Link.POLYCOMMIT: proven_case.committing,
+    }
+    made, proofs = linked[link](), tmp_path / "proofs"
     proofs.mkdir()
     (proofs / "manifest.json").write_bytes(canonical_json(made.envelope.to_json()))
     plan = tmp_path / "plan"
     plan.mkdir()
-    document = make_plan(2, provable=True).to_json()
+    document = make_plan(len(made.keys), provable=True).to_json()
     (plan / "plan.json").write_bytes(canonical_json(document))
     scenarios = tmp_path / "scenarios.toml"
     scenarios.write_text(SCENARIOS.replace("quorum = 2", 'quorum = 2\nproof = "every"'))
@@ -369,3 +377,5 @@ def test_the_trust_file_names_owner_and_string(run: Run, tmp_path: Path) -> None
     assert trust.manifest_signers == (made.manifest.signer_id,)
     assert trust.srs == (made.manifest.srs.digest,)
     assert trust.unsafe_srs is True
+    assert trust.polycommit_links is (link is Link.POLYCOMMIT)
+    assert ("POLYCOMMIT LINKS" in result.stderr) is trust.polycommit_links

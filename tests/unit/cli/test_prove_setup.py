@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from bentoml_secure.cli import main
+from bentoml_secure.errors import ProofError
+from bentoml_secure.proofs.backends import open_backend
 from bentoml_secure.proofs.folder import ProofFolder
+from bentoml_secure.proofs.linking import verify_chain
+from bentoml_secure.proofs.links import Link
+from bentoml_secure.proofs.proof import BoundaryValues, Limits
 from bentoml_secure.split import load_plan
 from tests.proof_case import INPUT, measurements, proof_plan
 
+LIMITS = Limits(memory_bytes=4 << 30, seconds=120, threads=2)
 PEM = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -57,6 +64,37 @@ def test_a_plan_is_set_up_with_chosen_parameters(work: Path) -> None:
     assert "unsafe" in result.stderr
 
 
+def test_segments_are_linked_by_commitments_where_it_is_asked_for(
+    work: Path, tmp_path: Path
+) -> None:
+    proof_plan(tmp_path / "three" / "plan", segments=3)
+    (work / "plan").rename(work / "other")
+    (tmp_path / "three" / "plan").rename(work / "plan")
+    result = setup(work, "--unsafe-srs", "--links", "polycommit")
+    assert result.exit_code == 0, result.output
+    assert "warning: polycommit links: proofs tell of" in result.stderr
+    plan = load_plan(work / "plan")
+    folder = ProofFolder.read(work / "proofs", plan)
+    made = folder.manifest
+    assert made.link is Link.POLYCOMMIT
+    assert len({segment.parameters.logrows for segment in made.segments}) == 1
+    backend, proofs = open_backend("ezkl"), []
+    boundary = (*[0] * 4, *made.salt.expand(bytes(32)))
+    for index in range(3):
+        salt, outs = made.salt.expand(bytes([index]) * 32), list[BoundaryValues]()
+        key = folder.proving_key(index)
+        proofs.append(backend.prove(key, boundary, salt, LIMITS, outs.append))
+        (boundary,) = outs
+    keys = [folder.verification_key(index) for index in range(3)]
+    verify_chain(made, keys, proofs, backend=backend)
+    with pytest.raises(ProofError, match="link 0 to 1"):
+        verify_chain(made, keys, [proofs[0], proofs[2], proofs[1]], backend=backend)
+    command = ["verify", "vk", str(folder.path), "--plan", str(work / "plan")]
+    told = CliRunner().invoke(main, [*command, "--signer", made.signer_id, "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout)["links"] == "polycommit"
+
+
 def test_a_test_set_that_shows_more_than_the_bound_is_an_error(work: Path) -> None:
     # Numbers that no sample prepared the circuits for.
     far = measurements(4)[INPUT] * np.float32(30)
@@ -76,6 +114,7 @@ def test_no_string_is_made_unasked_and_the_environment_does_not_ask(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENTOML_SECURE_PROVE_SETUP_UNSAFE_SRS", "1")
+    monkeypatch.setenv("BENTOML_SECURE_PROVE_SETUP_LINKS", "neither")
     result = setup(work)
     assert result.exit_code == 2
     assert "has no file of 2**11 rows" in result.stderr

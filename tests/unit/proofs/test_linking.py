@@ -16,6 +16,7 @@ from bentoml_secure.proofs.linking import (
     verify_chains,
     verify_segment,
 )
+from bentoml_secure.proofs.links import HASHED, Ends
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import (
     Facts,
@@ -37,8 +38,8 @@ class Recording(Ezkl):
         self.verified: list[int] = []
         self._scales = scales
 
-    def require_settings(self, settings: bytes) -> Rows:
-        rows = super().require_settings(settings)
+    def require_settings(self, settings: bytes, ends: Ends = HASHED) -> Rows:
+        rows = super().require_settings(settings, ends)
         return replace(rows, input_scale=self._scales[0], output_scale=self._scales[1])
 
     def verify(

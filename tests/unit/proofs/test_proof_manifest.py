@@ -10,6 +10,7 @@ import pytest
 from bentoml_secure.digest import canonical_json, digest_file_bytes
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.proofs.boundary import FixedTensor, SaltForm
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.manifest import (
     MANIFEST_TYPE,
     Manifest,
@@ -75,7 +76,7 @@ other_shape = (FixedTensor(name="t1", shape=(4, 1)),)
             r"srs files: got \[11\], want those of the segments, \[11, 12\]",
         ),
         ({"salt": SaltForm(elements=6, bits=22)}, None),
-        ({"link": "polycommit"}, "link: got 'polycommit'"),
+        ({"link": Link.POLYCOMMIT}, "at least 1024 bits for polycommit links"),
         ({"accuracy": replace(ACCURACY, by_output={"t1": 0.25})}, "by_output"),
         ({"signer": "00" * 31}, "Ed25519 key"),
     ],
@@ -157,6 +158,8 @@ def entry(**changes: Any) -> dict[str, Any]:
         (document(more=1), "unknown field 'more'"),
         (document(version=2), "version"),
         (document(version=True), "version: got True"),
+        (document(link="kzg"), "link: got 'kzg', want one of hashed, polycommit"),
+        (document(link=["hashed"]), "link: got"),
         (document(scale=7.5), "scale: got 7.5"),
         (document(scale=10**400), "scale: out of range"),
         (document(segments={}), "want a list"),

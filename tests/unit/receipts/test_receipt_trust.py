@@ -80,6 +80,10 @@ def test_whose_proofs_and_under_which_strings() -> None:
     assert trust.manifest_signers == (signer,)
     assert trust.srs == (srs,)
     assert trust.unsafe_srs is True
+    assert trust.polycommit_links is False
+    lines += "polycommit_links = true\n"
+    trust = parse_trust(edited("minimum_quorum", f"{lines}minimum_quorum"))
+    assert trust.polycommit_links is True
 
 
 def test_scenarios_may_be_left_out_with_a_reason() -> None:
