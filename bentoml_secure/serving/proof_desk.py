@@ -274,9 +274,12 @@ class ProofDesk:
                 prover.forget(place)
                 prover.unwanted.append(place)
         self._owed -= len(dropped)
+        ended = {place.receipt_id for place in dropped}
         for receipt_id in over:
             self._lose(receipt_id)
-            await self._ended(receipt_id, False)
+            # Of the others the last proof was settled, or all was dropped, meanwhile.
+            if receipt_id in ended:
+                await self._ended(receipt_id, False)
 
     def _lose(self, receipt_id: str) -> None:
         self._lost[receipt_id] = None
@@ -301,6 +304,9 @@ class ProofDesk:
 
     async def _take(self, prover: DeskProver, report: JobReport) -> bool:
         moved, place = False, report.key
+        if place.receipt_id in self._lost:
+            # Given up while it was asked about: nobody wants to know any more.
+            return False
         if report.state == "missing":
             prover.handed_over.discard(place)
             self._relay_again(place)

@@ -50,6 +50,7 @@ class Prover:
     state: Callable[[JobKey], str] = lambda key: "waiting"
     link: Callable[[JobKey], bytes | None] = lambda key: None
     name: str = "Prover"
+    may_report: asyncio.Event | None = None
     submitted: list[JobKey] = field(default_factory=list)
     linked: list[JobKey] = field(default_factory=list)
 
@@ -69,6 +70,8 @@ class Prover:
     ) -> bytes:
         """Answer as a prover does."""
         said = parse_json(message, what="message", max_bytes=max_bytes)
+        if said["ask"] == "collect" and self.may_report is not None:
+            await self.may_report.wait()
         return canonical_json(self._answer(said))
 
     def _answer(self, said: Any) -> dict[str, Any]:
@@ -128,7 +131,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def working(
-    store: SqliteReceiptStore, *provers: Prover
+    store: SqliteReceiptStore, *provers: Prover, ended: list[str] | None = None
 ) -> AsyncIterator[ProofDesk]:
     set_up = proven_case.set_up()
     desk = ProofDesk(
@@ -139,10 +142,13 @@ async def working(
         store,
     )
 
-    async def ended(receipt_id: str, proven: bool) -> None:
-        """Tell nobody."""
+    async def note(receipt_id: str, proven: bool) -> None:
+        """Write down which receipts were given up."""
+        assert not proven
+        if ended is not None:
+            ended.append(receipt_id)
 
-    await desk.start(ended)
+    await desk.start(note)
     try:
         async with asyncio.timeout(20):
             await until(lambda: desk.is_ready)
@@ -167,6 +173,26 @@ async def test_orders_that_failed_do_not_hide_those_behind_them(
         await until(lambda: [store.owed(name) for name in names] == [0, 0, 0, 1])
         # Dropped is not proven, whoever asks later.
         assert not await desk.wait(failing[0], 10)
+
+
+async def test_a_receipt_that_two_provers_fail_ends_once(
+    store: SqliteReceiptStore,
+) -> None:
+    name = owe(store, "a request", (0, SOON), (1, SOON))
+    ended: list[str] = []
+    second = Prover(lambda key: "failed", may_report=asyncio.Event())
+    async with working(
+        store, Prover(lambda key: "failed"), second, ended=ended
+    ) as desk:
+        assert not await desk.wait(name, 10)
+        await until(lambda: ended == [name])
+        # It was asked before that, and answers only now.
+        assert second.may_report is not None
+        second.may_report.set()
+        behind = owe(store, "behind", (1, LATER))
+        desk.wake(1)
+        await until(lambda: behind in ended)
+    assert ended == [name, behind]
 
 
 async def test_a_link_is_handed_on_again_to_who_has_lost_it(
