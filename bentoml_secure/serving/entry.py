@@ -20,8 +20,14 @@ from bentoml_secure.audit.challenge import Epoch
 from bentoml_secure.digest import commit_body
 from bentoml_secure.errors import AttestationError, UnavailableError
 from bentoml_secure.proofs.orders import Priority
+from bentoml_secure.receipts.attachments import read_attachment
 from bentoml_secure.receipts.bundle import Bundle
-from bentoml_secure.receipts.epoch import epoch_due, longest_epoch
+from bentoml_secure.receipts.epoch import (
+    EPOCH,
+    EpochRecord,
+    epoch_due,
+    longest_epoch,
+)
 from bentoml_secure.receipts.keeping import ReceiptStore
 from bentoml_secure.receipts.localisation import localisation_due
 from bentoml_secure.receipts.proofs import PROOF
@@ -400,6 +406,9 @@ class Entry:
         """Note that a receipt has its proofs, or that it will not get them in time."""
         bundle = await asyncio.to_thread(self.store.bundle, receipt_id)
         state: metrics.ReceiptState = "completed" if proven else "failed"
+        if proven and _was_passed_over(bundle):
+            # Complete since its draw; an auditor wanted more than it owed.
+            return
         metrics.count_receipt(bundle.scenario.name, state)
 
     async def wait_proven(self, receipt_id: str, seconds: float) -> bool:
@@ -442,6 +451,16 @@ class Entry:
             await self._desk.close()
         await self.engine.close()
         self.store.close()
+
+
+def _was_passed_over(bundle: Bundle) -> bool:
+    """Tell whether a receipt was not drawn when its epoch was."""
+    attached = (read_attachment(envelope) for envelope in bundle.attachments)
+    return any(
+        EpochRecord.from_attachment(attachment).deadline is None
+        for attachment in attached
+        if attachment.kind == EPOCH
+    )
 
 
 def _proof_deadline(scenario: Scenario, receipt: Receipt) -> str:
