@@ -6,8 +6,10 @@ value, the rule is part of the algorithm's name:
     sha256               the bytes themselves
     sha256-file-v1       the bytes of one file, as loaded
     sha256-jcs-v1        the RFC 8785 form of a JSON document
-    hmac-sha256          commitment to a body: HMAC(salt, bytes)
-    hmac-sha256-tensors-v1   commitment to one tensor in its tensors-v1 form
+    hmac-sha256          commitment to a body: HMAC-SHA256(salt, bytes)
+    blake3-keyed         the same, by BLAKE3 in keyed mode; the salt is the key
+    hmac-sha256-tensors-v1, blake3-keyed-tensors-v1
+                         commitment to one tensor in its tensors-v1 form
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ import hmac
 import json
 import re
 import sys
-from collections.abc import Collection
-from typing import Any, NewType
+from collections.abc import Collection, Set
+from enum import StrEnum
+from typing import Any, NewType, Protocol
 
 import rfc8785
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.errors import MalformedInputError, MissingDependencyError
 
 Digest = NewType("Digest", str)
 """``<algorithm>:<hex>``."""
@@ -35,8 +38,28 @@ REQUEST_ID_BYTES = 16
 
 FILE = "sha256-file-v1"
 JSON = "sha256-jcs-v1"
-BODY = "hmac-sha256"
-TENSOR = "hmac-sha256-tensors-v1"
+
+
+class Scheme(StrEnum):
+    """How bodies and tensors are committed to: as the digests' names begin."""
+
+    HMAC_SHA256 = "hmac-sha256"
+    BLAKE3 = "blake3-keyed"
+
+    @property
+    def tensor(self) -> str:
+        """The algorithm of commitments to tensors."""
+        return f"{self}-tensors-v1"
+
+    @classmethod
+    def of(cls, commitment: Digest) -> Scheme:
+        """Return the scheme of a commitment that was parsed."""
+        return cls(commitment.partition(":")[0].removesuffix("-tensors-v1"))
+
+
+BODIES = frozenset(str(scheme) for scheme in Scheme)
+TENSORS = frozenset(scheme.tensor for scheme in Scheme)
+"""Algorithms of commitments to bodies and to tensors."""
 
 _DIGEST = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*:[0-9a-f]{64,128}\Z")
 _MAX_DEPTH = 64
@@ -196,21 +219,25 @@ def digest_file_bytes(data: bytes | bytearray | memoryview) -> Digest:
     return Digest(f"{FILE}:{hashlib.sha256(data).hexdigest()}")
 
 
-def parse_digest(text: object, *, what: str, algorithm: str | None = None) -> Digest:
+def parse_digest(
+    text: object, *, what: str, algorithm: str | Set[str] | None = None
+) -> Digest:
     """Return ``text`` as a digest.
 
     Args:
         text: From outside.
         what: The thing's name, for the error.
-        algorithm: The only algorithm accepted, or any if left out.
+        algorithm: The only one accepted, or those that are; any if left out.
 
     Raises:
         MalformedInputError: Not of the form ``<algorithm>:<lower-case hex>``.
     """
     if not isinstance(text, str) or not _DIGEST.match(text):
         raise MalformedInputError(f"{what}: got {text!r:.100}, want <algorithm>:<hex>")
-    if algorithm is not None and text.partition(":")[0] != algorithm:
-        raise MalformedInputError(f"{what}: got {text:.100}, want {algorithm}:<hex>")
+    accepted = {algorithm} if isinstance(algorithm, str) else algorithm
+    if accepted is not None and text.partition(":")[0] not in accepted:
+        want = " or ".join(f"{each}:<hex>" for each in sorted(accepted, reverse=True))
+        raise MalformedInputError(f"{what}: got {text:.100}, want {want}")
     return Digest(text)
 
 
@@ -272,9 +299,60 @@ def derive_salt(
     return HKDF(SHA256(), SALT_BYTES, request_id, info).derive(root_salt)
 
 
-def commit_body(salt: bytes, body: bytes | bytearray | memoryview) -> Digest:
+class Hasher(Protocol):
+    """What commitments need of a hash object."""
+
+    def update(self, data: memoryview | bytes | bytearray, /) -> Any:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest so far."""
+
+
+def salted_hasher(scheme: Scheme, salt: bytes) -> Hasher:
+    """Return what commits to the bytes that it is given.
+
+    Hiding as long as ``salt`` is secret and has 256 bits; binding by the hash.
+
+    Args:
+        scheme: Which hash.
+        salt: 32 bytes.
+
+    Raises:
+        MissingDependencyError: BLAKE3, and its package is not installed.
+
+    Source: RFC 2104; BLAKE3, github.com/BLAKE3-team/BLAKE3-specs, keyed_hash.
+    """
+    if scheme is Scheme.HMAC_SHA256:
+        return hmac.new(salt, digestmod="sha256")
+    try:
+        from blake3 import blake3
+    except ImportError as error:
+        raise MissingDependencyError(
+            "commitments: blake3 is not installed.",
+            remedy="pip install 'bentoml-secure[fast]'",
+        ) from error
+    made: Hasher = blake3(key=salt)
+    return made
+
+
+def commit_body(
+    salt: bytes,
+    body: bytes | bytearray | memoryview,
+    scheme: Scheme = Scheme.HMAC_SHA256,
+) -> Digest:
     """Return the commitment to a request or response body.
 
-    Hiding as long as ``salt`` is secret and has 256 bits; binding by SHA-256.
+    Args:
+        salt: 32 secret bytes.
+        body: As it was sent.
+        scheme: How it is committed to.
+
+    Raises:
+        MissingDependencyError: As ``salted_hasher``.
     """
-    return Digest(f"{BODY}:{hmac.digest(salt, body, 'sha256').hex()}")
+    if scheme is Scheme.HMAC_SHA256:
+        return Digest(f"{scheme}:{hmac.digest(salt, body, 'sha256').hex()}")
+    hasher = salted_hasher(scheme, salt)
+    hasher.update(body)
+    return Digest(f"{scheme}:{hasher.hexdigest()}")

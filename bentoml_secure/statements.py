@@ -19,7 +19,7 @@ from bentoml_secure.digest import (
     JSON,
     NONCE_BYTES,
     REQUEST_ID_BYTES,
-    TENSOR,
+    TENSORS,
     Digest,
     parse_digest,
     parse_hex,
@@ -163,7 +163,7 @@ def parse_commitments(document: object, *, what: str) -> dict[str, Digest]:
         )
     return {
         name: parse_digest(
-            document[name], what=f"{what} {name!r:.60}", algorithm=TENSOR
+            document[name], what=f"{what} {name!r:.60}", algorithm=TENSORS
         )
         for name in sorted(document)
     }

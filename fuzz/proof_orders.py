@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from bentoml_secure.digest import digest_json
+from bentoml_secure.digest import Scheme, digest_json
 from bentoml_secure.errors import SecureError
 from bentoml_secure.proofs.orders import About, Order, Priority
 from bentoml_secure.proofs.sealing import (
@@ -36,6 +36,7 @@ def _order() -> Order:
         plan=digest_json("plan"),
         manifest=digest_json("manifest"),
         nonce="cd" * 32,
+        scheme=Scheme.BLAKE3,
         priority=Priority.AUDIT,
         deadline="2026-01-02T03:04:05.678Z",
         salts=(_KEY, _KEY),

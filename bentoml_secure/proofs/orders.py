@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from bentoml_secure.digest import (
     JSON,
@@ -23,6 +23,7 @@ from bentoml_secure.digest import (
     REQUEST_ID_BYTES,
     SALT_BYTES,
     Digest,
+    Scheme,
     canonical_json,
     parse_digest,
     parse_hex,
@@ -54,6 +55,7 @@ _FIELDS = (
     "segments",
     *_DIGESTS,
     "nonce",
+    "scheme",
     "priority",
     "deadline",
     "salts",
@@ -62,6 +64,9 @@ _FIELDS = (
     "output_salts",
     "proven_salts",
 )
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Priority(StrEnum):
@@ -127,6 +132,7 @@ class Order:
         plan: Digest of the plan.
         manifest: Digest of the set-up's manifest.
         nonce: The client's 32 bytes, hex.
+        scheme: Of the receipt's commitments.
         priority: Among other orders.
         deadline: RFC 3339; a proof that comes later is of no use.
         salts: Of the boundaries that go in and come out, 32 secret bytes each.
@@ -153,6 +159,7 @@ class Order:
     plan: Digest
     manifest: Digest
     nonce: str
+    scheme: Scheme
     priority: Priority
     deadline: str
     salts: tuple[bytes, bytes] = field(repr=False)
@@ -227,6 +234,7 @@ class Order:
                 "segments": self.segments,
                 **{name: getattr(self, name) for name in _DIGESTS},
                 "nonce": self.nonce,
+                "scheme": self.scheme.value,
                 "priority": self.priority.value,
                 "deadline": self.deadline,
                 "salts": [salt.hex() for salt in self.salts],
@@ -273,7 +281,8 @@ class Order:
             plan=got["plan"],
             manifest=got["manifest"],
             nonce=got["nonce"],
-            priority=_priority(got["priority"]),
+            scheme=_one_of(Scheme, got["scheme"], "scheme"),
+            priority=_one_of(Priority, got["priority"], "priority"),
             deadline=got["deadline"],
             salts=_salts(got["salts"]),
             link_in=_key("link_in", got["link_in"]),
@@ -349,12 +358,12 @@ def _require_length(name: str, length: int, most: int) -> None:
         raise MalformedInputError(f"order {name}: got {length} bytes, want 1 to {most}")
 
 
-def _priority(value: object) -> Priority:
-    if not isinstance(value, str) or value not in tuple(Priority):
+def _one_of(kind: type[_Choice], value: object, name: str) -> _Choice:
+    if not isinstance(value, str) or value not in tuple(kind):
         raise MalformedInputError(
-            f"order priority: got {value!r:.40}, want one of {', '.join(Priority)}"
+            f"order {name}: got {value!r:.40}, want one of {', '.join(kind)}"
         )
-    return Priority(value)
+    return kind(value)
 
 
 def _spelled(secret: bytes | None) -> str | None:

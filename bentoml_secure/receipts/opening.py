@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bentoml_secure.digest import (
     SALT_BYTES,
     Digest,
+    Scheme,
     commit_body,
     derive_salt,
     equal,
@@ -83,7 +84,8 @@ def judge_opening(
             _open_tensors(f"opening {name}", held, tensors, salts, report)
         elif held is not None:
             salt = _salt(opening, receipt, "body", name)
-            _compare(f"opening {name}", commit_body(salt, held), body, report)
+            made = commit_body(salt, held, Scheme.of(body))
+            _compare(f"opening {name}", made, body, report)
 
 
 def _open_tensors(
@@ -96,8 +98,9 @@ def _open_tensors(
     if held.keys() != want.keys():
         report.add(f"{where} tensors", sorted(held), sorted(want))
         return
-    for name, digest in commit(held, salts).items():
-        _compare(f"{where} {name}", digest, want[name], report)
+    for name, array in held.items():
+        made = commit({name: array}, {name: salts[name]}, Scheme.of(want[name]))
+        _compare(f"{where} {name}", made[name], want[name], report)
 
 
 def _compare(where: str, got: Digest, want: Digest, report: Report) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bentoml_secure.digest import Digest, derive_salt
+from bentoml_secure.digest import Digest, Scheme, derive_salt
 from bentoml_secure.errors import MalformedInputError, VerificationError
 from bentoml_secure.proofs.boundary import (
     activations_of,
@@ -56,11 +56,13 @@ class Secrets:
         root: The root salt, 32 bytes.
         request_id: 16 bytes.
         infer: Index of the ``infer``.
+        scheme: Of its commitments.
     """
 
     root: bytes = field(repr=False)
     request_id: bytes
     infer: int
+    scheme: Scheme = Scheme.HMAC_SHA256
 
     def derive(self, purpose: str, name: str) -> bytes:
         """Return 32 bytes."""
@@ -84,7 +86,8 @@ class Secrets:
         self, tensors: Mapping[str, Array], purpose: str = TENSOR_PURPOSE
     ) -> dict[str, Digest]:
         """Return the commitments that a receipt has to these tensors."""
-        return commit(tensors, {name: self.derive(purpose, name) for name in tensors})
+        salts = {name: self.derive(purpose, name) for name in tensors}
+        return commit(tensors, salts, self.scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ def judge_proof_openings(
     records: Mapping[tuple[int, int], ProofRecord],
     manifest: Manifest,
     root_salt: bytes,
+    scheme: Scheme,
     backend: ProofBackend,
     limits: Limits,
     report: Report,
@@ -110,6 +114,7 @@ def judge_proof_openings(
         records: Proofs by infer and segment, with the commitments of a receipt.
         manifest: Trusted.
         root_salt: Of the request, 32 bytes.
+        scheme: Of the request's commitments.
         backend: Computes hashes as circuits do.
         limits: Of the process that does it.
         report: Takes every finding.
@@ -121,7 +126,10 @@ def judge_proof_openings(
     for (infer, segment), record in sorted(records.items()):
         where = f"proof opening infer {infer} segment {segment}"
         secrets = Secrets(
-            root=root_salt, request_id=bytes.fromhex(record.receipt_id), infer=infer
+            root=root_salt,
+            request_id=bytes.fromhex(record.receipt_id),
+            infer=infer,
+            scheme=scheme,
         )
         salt = record.proof.facts.salt
         # Who commits to salts tells of them anyhow.

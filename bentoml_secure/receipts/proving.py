@@ -238,6 +238,7 @@ def judge_proofs(
                 judgement.proofs,
                 manifest,
                 opening.salt,
+                judgement.case.bundle.scenario.commitments,
                 backend,
                 checker.limits,
                 report,

@@ -19,11 +19,11 @@ from typing import Any
 
 from bentoml_secure.audit.challenge import Epoch
 from bentoml_secure.digest import (
-    BODY,
+    BODIES,
     JSON,
     NONCE_BYTES,
     REQUEST_ID_BYTES,
-    TENSOR,
+    TENSORS,
     Digest,
     canonical_json,
     parse_digest,
@@ -243,7 +243,7 @@ def _drawn_by(value: object, what: str) -> str:
 
 
 def _body(subjects: Mapping[str, Digest], name: str) -> Digest:
-    return parse_digest(subjects.get(name), what=f"subject {name!r}", algorithm=BODY)
+    return parse_digest(subjects.get(name), what=f"subject {name!r}", algorithm=BODIES)
 
 
 def _parties(value: object) -> tuple[Party, ...]:
@@ -295,7 +295,7 @@ def _infers(value: object, subjects: Mapping[str, Digest]) -> tuple[InferRecord,
 def _tensors(subjects: Mapping[str, Digest], prefix: str) -> dict[str, Digest]:
     tensors = {
         name.removeprefix(prefix): parse_digest(
-            digest, what=f"subject {name!r:.80}", algorithm=TENSOR
+            digest, what=f"subject {name!r:.80}", algorithm=TENSORS
         )
         for name, digest in subjects.items()
         if name.startswith(prefix)

@@ -33,10 +33,11 @@ from bentoml_secure.attestation.evidence import (
     format_seconds,
 )
 from bentoml_secure.attestation.reference_values import Unchecked
-from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_json
 from bentoml_secure.errors import (
     Finding,
     MalformedInputError,
+    MissingDependencyError,
     ReceiptError,
     VerificationError,
 )
@@ -160,7 +161,10 @@ def verify_bundle(
     _judge_times(case, report)
     if opening is not None:
         served = SERVED_PURPOSE if bundle.scenario.serve_proven else TENSOR_PURPOSE
-        judge_opening(opening, receipt, report, served=served)
+        try:
+            judge_opening(opening, receipt, report, served=served)
+        except MissingDependencyError as error:
+            report.unjudged.append(error)
     if report.findings:
         raise ReceiptError(f"receipt {receipt.receipt_id} rejected", report.findings)
     if unavailable is not None:
@@ -206,9 +210,20 @@ def _judge_documents(case: Case, report: Report) -> None:
     else:
         want = trust.scenarios.get(receipt.scenario_name, "a scenario of that name")
         report.require("scenario in the trust file", receipt.scenario_digest, want)
+    _judge_commitments(case, report)
     if scenario.quorum < trust.minimum_quorum:
         want = f"at least {trust.minimum_quorum} (minimum_quorum)"
         report.add("scenario quorum", scenario.quorum, want)
+
+
+def _judge_commitments(case: Case, report: Report) -> None:
+    receipt, want = case.receipt, case.bundle.scenario.commitments
+    named = {"request": receipt.request, "response": receipt.response}
+    for infer in receipt.infers:
+        for side, tensors in (("input", infer.inputs), ("output", infer.outputs)):
+            named |= {f"infer {infer.index} {side} {n}": d for n, d in tensors.items()}
+    for where, commitment in named.items():
+        report.require(f"{where} commitment", Scheme.of(commitment), want)
 
 
 def _judge_configuration(case: Case, report: Report) -> None:

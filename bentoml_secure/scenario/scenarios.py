@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bentoml_secure.consensus.seating import ESCALATION_STEP
-from bentoml_secure.digest import Digest, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_json
 from bentoml_secure.errors import ConfigurationError
 from bentoml_secure.scenario.demands import Independence, Mode, Proving
 from bentoml_secure.scenario.reading import (
@@ -55,6 +55,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "serve_proven": False,
     "challenge_rate": 0.0,
     "epoch_seconds": 60,
+    "commitments": "hmac-sha256",
 }
 _FLAGS = ("sealed", "referee", "commit_reveal", "proof_wait", "serve_proven")
 _SHARES = ("audit_rate", "challenge_rate")
@@ -96,6 +97,8 @@ class Scenario:
             one that the replicas agreed on.
         challenge_rate: Share of an epoch's requests that are challenged.
         epoch_seconds: How long requests are gathered before they are committed to.
+        commitments: How bodies and tensors are committed to. BLAKE3 takes a third of
+            the time; HMAC-SHA256 is of FIPS 198.
         digest: By which receipts and trust files name the scenario.
     """
 
@@ -120,6 +123,7 @@ class Scenario:
     serve_proven: bool = False
     challenge_rate: float = 0.0
     epoch_seconds: int = 60
+    commitments: Scheme = Scheme.HMAC_SHA256
     digest: Digest = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +141,7 @@ class Scenario:
             "placement": {key: list(kinds) for key, kinds in self.placement.items()},
             "mode": self.mode.value,
             "proof": self.proof.value,
+            "commitments": self.commitments.value,
         }
 
     @classmethod
@@ -172,6 +177,9 @@ class Scenario:
             placement=read_placement(fields["placement"], what=f"{what} placement"),
             mode=read_choice(fields["mode"], Mode, what=f"{what} mode"),
             proof=read_choice(fields["proof"], Proving, what=f"{what} proof"),
+            commitments=read_choice(
+                fields["commitments"], Scheme, what=f"{what} commitments"
+            ),
         )
         _require_majority(scenario, what)
         _require_end_to_end(scenario, what)

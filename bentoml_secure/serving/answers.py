@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import anyio.to_thread
 
-from bentoml_secure.digest import TENSOR, Digest
+from bentoml_secure.digest import Digest
 from bentoml_secure.serving.exchange import CHUNK_BYTES, LENGTH, Opening, Outgoing
 from bentoml_secure.signing import Envelope
 from bentoml_secure.tensors import TensorCommitments
@@ -70,7 +70,7 @@ def _streamed(
 ) -> Answer:
     # The length goes out before the commitments exist. Every field of a statement
     # has a fixed width, so one over placeholders has the length of the real one.
-    placeholder = Digest(f"{TENSOR}:{'0' * 64}")
+    placeholder = Digest(f"{commitments.scheme.tensor}:{'0' * 64}")
     entries = outgoing.layout.entries
     statement_bytes = len(_json(sign({entry.name: placeholder for entry in entries})))
 

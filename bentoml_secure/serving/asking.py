@@ -167,6 +167,7 @@ class Asking:
             output_salts={s.name: self.salts[s.name] for s in segment.outputs},
             key_document=attested.party.key_document,
             commit=commit,
+            scheme=self.context.scenario.commitments,
         )
 
     def _verified(

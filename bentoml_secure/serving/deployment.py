@@ -20,7 +20,7 @@ from bentoml_secure.attestation.attesters import open_attester, open_gpu_atteste
 from bentoml_secure.attestation.evidence import AttestationResult
 from bentoml_secure.attestation.key_document import Role
 from bentoml_secure.consensus.rules import load_rule
-from bentoml_secure.digest import Digest
+from bentoml_secure.digest import SALT_BYTES, Digest, salted_hasher
 from bentoml_secure.errors import AttestationError, ConfigurationError
 from bentoml_secure.keys.release import fetch_segment_key, require_broker
 from bentoml_secure.keys.sealed_proofs import require_sealed_setup
@@ -221,7 +221,13 @@ class Deployment:
 
     @functools.cached_property
     def configuration(self) -> Configuration:
-        """What all parties of the deployment hold alike."""
+        """What all parties of the deployment hold alike.
+
+        Raises:
+            MissingDependencyError: A scenario's commitments cannot be made here.
+        """
+        for scenario in self.scenarios.by_name.values():
+            salted_hasher(scenario.commitments, bytes(SALT_BYTES))
         return Configuration(
             service=self.name,
             replicas=self.replicas,

@@ -100,7 +100,8 @@ class Engine:
         if proving is not None:
             proving.admit(context.scenario, index, tensors)
         salts = {name: context.salt(index, "tensor", name) for name in self._names}
-        inputs = commit(tensors, {name: salts[name] for name in tensors})
+        scheme = context.scenario.commitments
+        inputs = commit(tensors, {name: salts[name] for name in tensors}, scheme)
         values = Values(tensors, dict(inputs))
         chains, records = None, []
         if context.scenario.mode is Mode.END_TO_END:
@@ -129,7 +130,7 @@ class Engine:
             context.provable.append(provable)
             if context.scenario.serve_proven:
                 answer = await proving.proven(context, provable)
-                outputs = commit(answer, served_salts(context, provable))
+                outputs = commit(answer, served_salts(context, provable), scheme)
         context.infers.append(
             InferRecord(
                 index=index,
@@ -167,9 +168,8 @@ class Engine:
         segment = self.plan.segments[segment_index]
         names = [spec.name for spec in (*segment.inputs, *segment.outputs)]
         salts = {name: context.salt(0, "tensor", name) for name in names}
-        values = Values(
-            dict(inputs), dict(commit(inputs, {name: salts[name] for name in inputs}))
-        )
+        given = {name: salts[name] for name in inputs}
+        values = Values(dict(inputs), dict(commit(inputs, given, scenario.commitments)))
         barrier = None
         if scenario.commit_reveal:
             barrier = Barrier([replica], quorum=1, wait_seconds=0)

@@ -248,7 +248,7 @@ class Entry:
         now: datetime,
     ) -> Receipt:
         status, request, response = answered
-        salt = context.salt
+        salt, scheme = context.salt, context.scenario.commitments
         return Receipt(
             receipt_id=context.request_id.hex(),
             service=self.configuration.service,
@@ -264,8 +264,8 @@ class Entry:
             first_hop=UNSEALED if context.session is None else SEALED,
             draw=context.draw,
             parties=(own.party, *(a.party for a in context.pinned.values())),
-            request=commit_body(salt(0, "body", "request"), request),
-            response=commit_body(salt(0, "body", "response"), response),
+            request=commit_body(salt(0, "body", "request"), request, scheme),
+            response=commit_body(salt(0, "body", "response"), response, scheme),
             infers=tuple(sorted(context.infers, key=lambda record: record.index)),
             attachments=required_attachments(
                 context, len(self.engine.plan.segments), now

@@ -30,6 +30,7 @@ from bentoml_secure.digest import (
     REQUEST_ID_BYTES,
     SALT_BYTES,
     Digest,
+    Scheme,
     canonical_json,
     parse_digest,
     parse_hex,
@@ -60,6 +61,8 @@ MAX_STATEMENT_BYTES = 768 * 1024
 CHUNK_BYTES = 256 * 1024
 LENGTH = struct.Struct(">I")
 
+_SCHEMES = tuple(scheme.value for scheme in Scheme)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
@@ -78,6 +81,7 @@ class Exchange:
             where a session says so, or for the one that was shown last.
         commit: Whether to answer with a commitment, and to hold the answer until it
             is asked to be revealed.
+        scheme: How tensors are committed to.
     """
 
     request_id: str
@@ -90,6 +94,7 @@ class Exchange:
     output_salts: Mapping[str, bytes]
     key_document: Digest | None = None
     commit: bool = False
+    scheme: Scheme = Scheme.HMAC_SHA256
 
     @property
     def task(self) -> Task:
@@ -111,6 +116,7 @@ class Exchange:
                 "output_salts": {n: s.hex() for n, s in self.output_salts.items()},
                 "key_document": self.key_document,
                 "commit": self.commit,
+                "scheme": self.scheme.value,
             }
         )
         return LENGTH.pack(len(metadata)) + metadata
@@ -142,6 +148,11 @@ class Exchange:
             signer = parse_digest(signer, what="exchange key_document", algorithm=JSON)
         if not isinstance(document["commit"], bool):
             raise MalformedInputError("exchange commit: want true or false")
+        if document["scheme"] not in _SCHEMES:
+            raise MalformedInputError(
+                f"exchange scheme: got {document['scheme']!r:.60}, want one of "
+                f"{', '.join(_SCHEMES)}"
+            )
         return cls(
             request_id=document["request_id"],
             nonce=document["nonce"],
@@ -157,6 +168,7 @@ class Exchange:
             output_salts=_parse_salts(document["output_salts"], "output_salts"),
             key_document=signer,
             commit=document["commit"],
+            scheme=Scheme(document["scheme"]),
         )
 
 

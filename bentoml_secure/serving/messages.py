@@ -92,7 +92,9 @@ def expected_response(
     return Expected(
         RESPONSE_TYPE,
         max_bytes,
-        lambda length: ResponseReader(length, specs, exchange.output_salts),
+        lambda length: ResponseReader(
+            length, specs, exchange.output_salts, exchange.scheme
+        ),
     )
 
 

@@ -148,6 +148,7 @@ def _orders(
             plan=manifest.plan,
             manifest=manifest.digest,
             nonce=context.nonce.hex(),
+            scheme=context.scenario.commitments,
             priority=priority,
             deadline=deadline,
             salts=(secret("proof", str(index)), secret("proof", str(index + 1))),

@@ -239,14 +239,15 @@ class SegmentWork:
         inputs = outputs = apart = given = opening = None
         opened: dict[str, Array] = {}
         if order.inputs is not None and order.input_salts is not None:
-            inputs = commit(order.inputs, order.input_salts)
+            inputs = commit(order.inputs, order.input_salts, order.scheme)
             opened |= {INPUT + name: array for name, array in order.inputs.items()}
         if order.served is not None and order.output_salts is not None:
-            outputs = commit(order.served, order.output_salts)
+            outputs = commit(order.served, order.output_salts, order.scheme)
             proven = floats_of(activations, self.setup.outputs, self.manifest.scale)
             apart = deviations(proven, order.served)
             if order.proven_salts is not None:
-                given = commit(as_served(proven, order.served), order.proven_salts)
+                answer = as_served(proven, order.served)
+                given = commit(answer, order.proven_salts, order.scheme)
             opened[PROVEN] = np.array(activations, np.int64)
             opened |= {SERVED + name: array for name, array in order.served.items()}
         if order.opening_key is not None:

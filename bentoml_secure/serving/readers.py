@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bentoml_secure.digest import Digest, parse_json
+from bentoml_secure.digest import Digest, Scheme, parse_json
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.serving.exchange import (
     LENGTH,
@@ -38,6 +38,7 @@ class TensorReader:
         total_bytes: Length of the byte string, announced and already bounded.
         specs: What the plan promises; refused before the data are allocated.
         salts: One per tensor, for the commitments.
+        scheme: Of the commitments.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class TensorReader:
         total_bytes: int,
         specs: Sequence[TensorSpec],
         salts: Mapping[str, bytes],
+        scheme: Scheme = Scheme.HMAC_SHA256,
     ) -> None:
         self._total_bytes = total_bytes
         self._specs = specs
         self._salts = salts
+        self._scheme = scheme
         self._head = bytearray()
         self._layout: Layout | None = None
         self._buffer = memoryview(b"")
@@ -88,7 +91,7 @@ class TensorReader:
                 f"message {self._total_bytes}"
             )
         require_layout(layout, self._specs)
-        self._commitments = TensorCommitments(layout, self._salts)
+        self._commitments = TensorCommitments(layout, self._salts, self._scheme)
         # numpy leaves the pages untouched: an announced length costs nothing yet.
         self._buffer = np.empty(layout.data_bytes, np.uint8).data
         self._layout = layout
@@ -216,6 +219,7 @@ class RequestReader:
                 self._content_length - self._prefix.length,
                 specs,
                 self.exchange.input_salts,
+                self.exchange.scheme,
             )
         if len(self._tensors.feed(piece)):
             raise MalformedInputError("exchange: bytes after the tensors")
@@ -238,6 +242,7 @@ class ResponseReader:
         content_length: Announced and bounded by the caller.
         specs: Of the output tensors.
         salts: One per output tensor.
+        scheme: Of commitments to them.
     """
 
     def __init__(
@@ -245,10 +250,12 @@ class ResponseReader:
         content_length: int,
         specs: Sequence[TensorSpec],
         salts: Mapping[str, bytes],
+        scheme: Scheme = Scheme.HMAC_SHA256,
     ) -> None:
         self._content_length = content_length
         self._specs = specs
         self._salts = salts
+        self._scheme = scheme
         self._length = bytearray()
         self._tensors: TensorReader | None = None
         self._statement = bytearray()
@@ -271,7 +278,9 @@ class ResponseReader:
                 bytes(self._length), "statement", MAX_STATEMENT_BYTES
             )
             tensor_bytes = self._content_length - LENGTH.size - self._statement_bytes
-            self._tensors = TensorReader(tensor_bytes, self._specs, self._salts)
+            self._tensors = TensorReader(
+                tensor_bytes, self._specs, self._salts, self._scheme
+            )
         rest = self._tensors.feed(piece)
         if len(self._statement) + len(rest) > self._statement_bytes:
             raise MalformedInputError("answer: bytes after the statement")

@@ -196,7 +196,9 @@ class RunnerCore:
             """Return the signed statement over these outputs."""
             return self._statement(exchange, commitments, made, started_at, signing)
 
-        salted = TensorCommitments(outgoing.layout, exchange.output_salts)
+        salted = TensorCommitments(
+            outgoing.layout, exchange.output_salts, exchange.scheme
+        )
         if exchange.commit:
             made = await commit_outputs(outgoing, salted)
             opening = Opening(

@@ -18,7 +18,6 @@ from bentoml_secure.tensors.codec import (
     wire_dtype,
 )
 from bentoml_secure.tensors.commitments import (
-    Hasher,
     TensorCommitments,
     commit,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "Array",
     "DTYPES",
     "Entry",
-    "Hasher",
     "Layout",
     "MAX_DIMENSIONS",
     "MAX_HEADER_BYTES",

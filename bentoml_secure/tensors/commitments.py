@@ -1,12 +1,10 @@
-"""Commitments to tensors: HMAC-SHA256(salt, tensors-v1 bytes of that tensor alone)."""
+"""Commitments to tensors: the salted hash of that tensor's tensors-v1 bytes alone."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
-from typing import Protocol
 
-from bentoml_secure.digest import TENSOR, Digest
+from bentoml_secure.digest import Digest, Hasher, Scheme, salted_hasher
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.tensors.codec import (
     Layout,
@@ -18,23 +16,25 @@ from bentoml_secure.tensors.codec import (
 from bentoml_secure.tensors.spec import DTYPES, Array, dtype_name
 
 
-class Hasher(Protocol):
-    """What commitments need of a hash object."""
-
-    def update(self, data: memoryview | bytes, /) -> None:
-        """Take in more bytes."""
-
-    def hexdigest(self) -> str:
-        """Return the digest so far."""
-
-
 class TensorCommitments:
     """Commits to each tensor of a tensors-v1 byte string while its data pass.
 
     Feed it the data bytes (what follows the header) in order, in pieces of any size.
+
+    Attributes:
+        scheme: How they are committed to.
+
+    Raises:
+        MissingDependencyError: The scheme's package is not installed.
     """
 
-    def __init__(self, layout: Layout, salts: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        salts: Mapping[str, bytes],
+        scheme: Scheme = Scheme.HMAC_SHA256,
+    ) -> None:
+        self.scheme = scheme
         names = {entry.name for entry in layout.entries}
         if names != salts.keys():
             raise MalformedInputError(
@@ -43,7 +43,7 @@ class TensorCommitments:
         self._entries = layout.entries
         self._hashers: list[Hasher] = []
         for entry in layout.entries:
-            hasher = hmac.new(salts[entry.name], digestmod="sha256")
+            hasher = salted_hasher(scheme, salts[entry.name])
             single = (
                 entry.name,
                 DTYPES[dtype_name(entry.dtype)],
@@ -79,23 +79,29 @@ class TensorCommitments:
         if self._entries and self._position != self._entries[-1].end:
             raise MalformedInputError("tensors-v1: ends inside its data")
         return {
-            entry.name: Digest(f"{TENSOR}:{hasher.hexdigest()}")
+            entry.name: Digest(f"{self.scheme.tensor}:{hasher.hexdigest()}")
             for entry, hasher in zip(self._entries, self._hashers, strict=True)
         }
 
 
 def commit(
-    tensors: Mapping[str, Array], salts: Mapping[str, bytes]
+    tensors: Mapping[str, Array],
+    salts: Mapping[str, bytes],
+    scheme: Scheme = Scheme.HMAC_SHA256,
 ) -> dict[str, Digest]:
     """Return the commitment of each named array under its salt.
 
     Args:
         tensors: Arrays by name.
         salts: 32 secret bytes for each of those names.
+        scheme: How they are committed to.
+
+    Raises:
+        MissingDependencyError: The scheme's package is not installed.
     """
     arrays = {name: canonical(array) for name, array in tensors.items()}
     layout = layout_of(arrays)
-    commitments = TensorCommitments(layout, salts)
+    commitments = TensorCommitments(layout, salts, scheme)
     for entry in layout.entries:
         commitments.update(as_bytes(arrays[entry.name]))
     return commitments.result()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from bentoml_secure.audit.recompute import Recomputation, Verdict
-from bentoml_secure.digest import TENSOR, Digest
+from bentoml_secure.digest import Digest, Scheme
 from bentoml_secure.receipts.audit import AUDIT, Audit, issue_audit
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.receipt import RequiredAttachment
@@ -104,7 +104,8 @@ def referee_statement(
 
 
 def _other(commitment: Digest) -> Digest:
-    return Digest(f"{TENSOR}:{hashlib.sha256(commitment.encode()).hexdigest()}")
+    other = hashlib.sha256(commitment.encode()).hexdigest()
+    return Digest(f"{Scheme.of(commitment).tensor}:{other}")
 
 
 def sign_audit(

@@ -70,7 +70,10 @@ def prove_draft(draft: Draft, *, served: Mapping[str, Array] | None = None) -> R
 def secrets_of(draft: Draft, infer: int) -> Secrets:
     """Return what follows from a draft's root salt."""
     return Secrets(
-        root=draft.salt, request_id=bytes.fromhex(draft.receipt.receipt_id), infer=infer
+        root=draft.salt,
+        request_id=bytes.fromhex(draft.receipt.receipt_id),
+        infer=infer,
+        scheme=draft.deployment.scenario.commitments,
     )
 
 

@@ -288,6 +288,7 @@ class _Run:
             ),
             strict=True,
         )
+        scheme = deployment.scenario.commitments
         receipt = Receipt(
             receipt_id=asked.request_id.hex(),
             service=deployment.entry.name,
@@ -303,8 +304,10 @@ class _Run:
             first_hop=SEALED,
             draw=Draw.of(asked.r, self._draw() if committed else None),
             parties=parties,
-            request=commit_body(asked.salt_of(0, "body", "request"), request),
-            response=commit_body(asked.salt_of(0, "body", "response"), response),
+            request=commit_body(asked.salt_of(0, "body", "request"), request, scheme),
+            response=commit_body(
+                asked.salt_of(0, "body", "response"), response, scheme
+            ),
             infers=tuple(self.records),
             attachments=self._due(),
             started_at=format_time(deployment.now),

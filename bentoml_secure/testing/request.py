@@ -130,7 +130,7 @@ class Request:
     def commit(self, infer: int, tensors: Mapping[str, Array]) -> dict[str, Digest]:
         """Return the commitment of each tensor."""
         salts = {name: self.salt_of(infer, "tensor", name) for name in tensors}
-        return commit(tensors, salts)
+        return commit(tensors, salts, self.deployment.scenario.commitments)
 
     def voice(self, name: str) -> str:
         """Return the voice that the entry gives a replica."""

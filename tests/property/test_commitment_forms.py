@@ -18,7 +18,7 @@ from bentoml_secure.consensus.commit_reveal import (
     commit_answer,
     require_opening,
 )
-from bentoml_secure.digest import TENSOR, Digest, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_json
 from bentoml_secure.errors import SecureError, VerificationError
 from bentoml_secure.serving.exchange import Opening, decode_reveal, encode_reveal
 
@@ -32,7 +32,7 @@ def hexes(length: int) -> st.SearchStrategy[str]:
 DIGESTS = st.integers(0, 3).map(digest_json)
 OUTPUTS = st.dictionaries(
     st.text(st.characters(codec="utf-8"), max_size=4),
-    hexes(32).map(lambda h: Digest(f"{TENSOR}:{h}")),
+    hexes(32).map(lambda h: Digest(f"{Scheme.BLAKE3.tensor}:{h}")),
     max_size=3,
 )
 NONCES = st.binary(min_size=16, max_size=16)

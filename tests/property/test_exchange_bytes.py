@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bentoml_secure.digest import digest_json
+from bentoml_secure.digest import Scheme, digest_json
 from bentoml_secure.errors import SecureError
 from bentoml_secure.serving.exchange import LENGTH, Exchange, Outgoing
 from bentoml_secure.serving.readers import RequestReader, ResponseReader
@@ -44,6 +44,7 @@ def exchanges(draw: st.DrawFn, names: frozenset[str]) -> Exchange:
         output_salts=draw(st.dictionaries(NAMES, SALTS, max_size=2)),
         key_document=draw(st.none() | NAMES.map(digest_json)),
         commit=draw(st.booleans()),
+        scheme=draw(st.sampled_from(Scheme)),
     )
 
 
@@ -76,7 +77,7 @@ def test_a_request_cut_anywhere_comes_back(
     got, made, commitments = reader.result()
     assert got == exchange
     assert encode(made) == encode(tensors)
-    assert commitments == commit(tensors, exchange.input_salts)
+    assert commitments == commit(tensors, exchange.input_salts, exchange.scheme)
 
 
 @given(TENSORS, st.dictionaries(NAMES, NAMES, max_size=3), CUTS)

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bentoml_secure.digest import digest_json
+from bentoml_secure.digest import Scheme, digest_json
 from bentoml_secure.errors import SecureError
 from bentoml_secure.proofs.orders import About, Order, Priority
 from bentoml_secure.proofs.sealing import (
@@ -75,6 +75,7 @@ def orders(draw: Any) -> Order:
         plan=draw(DIGESTS),
         manifest=draw(DIGESTS),
         nonce=draw(SECRETS).hex(),
+        scheme=draw(st.sampled_from(Scheme)),
         priority=draw(st.sampled_from(Priority)),
         deadline=format_time(draw(MOMENTS)),
         salts=(draw(SECRETS), draw(SECRETS)),

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bentoml_secure.digest import TENSOR, Digest, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_json
 from bentoml_secure.errors import SecureError
 from bentoml_secure.signing import (
     SigningKey,
@@ -47,7 +47,7 @@ def hexes(length: int) -> st.SearchStrategy[str]:
 
 
 COMMITMENTS = st.dictionaries(
-    TEXT, hexes(32).map(lambda h: Digest(f"{TENSOR}:{h}")), max_size=3
+    TEXT, hexes(32).map(lambda h: Digest(f"{Scheme.BLAKE3.tensor}:{h}")), max_size=3
 )
 DIGESTS = TEXT.map(digest_json)
 TIMES = st.datetimes().map(lambda t: f"{t.isoformat(timespec='milliseconds')}Z")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import sys
 
 import pytest
 
 from bentoml_secure.digest import (
-    BODY,
     FILE,
     JSON,
+    Digest,
+    Scheme,
     canonical_json,
     commit_body,
     derive_salt,
@@ -23,7 +25,7 @@ from bentoml_secure.digest import (
     parse_hex,
     parse_json,
 )
-from bentoml_secure.errors import MalformedInputError
+from bentoml_secure.errors import MalformedInputError, MissingDependencyError
 
 ROOT = bytes(range(32))
 
@@ -177,6 +179,33 @@ def test_a_root_salt_of_another_length_is_refused(length: int) -> None:
 
 def test_a_body_is_committed_to_under_its_salt() -> None:
     wanted = hmac.digest(ROOT, b"body", "sha256").hex()
-    assert commit_body(ROOT, b"body") == f"{BODY}:{wanted}"
+    assert commit_body(ROOT, b"body") == f"hmac-sha256:{wanted}"
     assert commit_body(ROOT, bytearray(b"body")) == commit_body(ROOT, b"body")
     assert commit_body(bytes(32), b"body") != commit_body(ROOT, b"body")
+
+
+@pytest.mark.parametrize(
+    ("length", "wanted"),
+    [
+        (0, "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26"),
+        (1, "6d7878dfff2f485635d39013278ae14f1454b8c0a3a2d34bc1ab38228a80c95b"),
+    ],
+)
+def test_blake3_is_that_of_its_authors_vectors(length: int, wanted: str) -> None:
+    # github.com/BLAKE3-team/BLAKE3, test_vectors.json, keyed_hash.
+    key = b"whats the Elvish word for friend"
+    body = bytes(index % 251 for index in range(length))
+    assert commit_body(key, body, Scheme.BLAKE3) == f"blake3-keyed:{wanted}"
+
+
+def test_a_scheme_is_read_off_a_commitment() -> None:
+    for scheme in Scheme:
+        body = commit_body(ROOT, b"body", scheme)
+        assert Scheme.of(body) is scheme
+        assert Scheme.of(Digest(f"{scheme.tensor}:{'0' * 64}")) is scheme
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "blake3", None)
+    with pytest.raises(MissingDependencyError, match=r"bentoml-secure\[fast\]"):
+        commit_body(ROOT, b"body", Scheme.BLAKE3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bentoml_secure.digest import TENSOR, Digest, digest_bytes, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_bytes, digest_json
 from bentoml_secure.errors import (
     MalformedInputError,
     StatementError,
@@ -29,7 +29,7 @@ from bentoml_secure.statements import (
     verify_statement,
 )
 
-COMMITMENT = Digest(f"{TENSOR}:{'0' * 64}")
+COMMITMENT = Digest(f"{Scheme.HMAC_SHA256.tensor}:{'0' * 64}")
 SAID = Statement(
     request_id="11" * 16,
     nonce="22" * 32,
@@ -172,7 +172,7 @@ def test_an_in_toto_statement_comes_back() -> None:
     assert WHOLE["_type"] == INTOTO_STATEMENT
     assert WHOLE["subject"][1] == {
         "name": "response",
-        "digest": {TENSOR: "0" * 64},
+        "digest": {Scheme.HMAC_SHA256.tensor: "0" * 64},
     }
     assert parse(WHOLE) == (dict(SUBJECTS), {"version": 1})
     assert parse({**WHOLE, "subject": []}) == ({}, {"version": 1})

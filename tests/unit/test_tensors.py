@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bentoml_secure.digest import TENSOR
+from bentoml_secure.digest import Scheme
 from bentoml_secure.errors import MalformedInputError
 from bentoml_secure.tensors import (
     DTYPES,
@@ -408,7 +408,7 @@ def test_a_commitment_is_hmac_over_the_tensor_alone() -> None:
     tensors = {"x": sample("float32"), "a": sample("int8")}
     made = commit(tensors, {"x": SALT, "a": bytes(32)})
     alone = hmac.new(SALT, encode({"x": tensors["x"]}), hashlib.sha256).hexdigest()
-    assert made["x"] == f"{TENSOR}:{alone}"
+    assert made["x"] == f"{Scheme.HMAC_SHA256.tensor}:{alone}"
     assert commit({"x": tensors["x"]}, {"x": SALT})["x"] == made["x"]
 
 

@@ -128,7 +128,7 @@ class Turn:
             segment=exchange.segment,
             key_document=self.replica.core.identity.keys.digest,
             inputs=self.inputs,
-            outputs=commit(outputs, salts),
+            outputs=commit(outputs, salts, exchange.scheme),
             started_at=now,
             ended_at=now,
         )
