@@ -1,10 +1,11 @@
 """What a verified hop costs against BentoML's own: ``python -m benchmarks.hop --json``.
 
-Four variants of the same chain, each against a fresh server in every repetition,
+Variants of the same chain, each against a fresh server in every repetition,
 timed inside the entry's process with the same code:
 
     native_async, native_sync   plain BentoML, ``bentoml.depends``
     secure_1, secure_3          ours: statements, consensus, receipt signed and stored
+    blake3_1                    the same, one replica, committed to with BLAKE3
     floor                       ONNX Runtime in one process
 
 Tensors go unsealed, as BentoML's do; ``benchmarks.session`` has the price of sealing.
@@ -31,17 +32,24 @@ from bentoml_secure.attestation.dev_root import create_dev_root
 SIZES = {"256B": 256, "64KiB": 64 << 10, "1MiB": 1 << 20, "16MiB": 16 << 20}
 REQUESTS = {"256B": 200, "64KiB": 150, "1MiB": 40, "16MiB": 8}
 CONCURRENT = 16
-VARIANTS = ("native_async", "native_sync", "secure_1", "secure_3", "floor")
+VARIANTS = ("native_async", "native_sync", "secure_1", "secure_3", "blake3_1", "floor")
 NATIVE = ("native_async", "native_sync")
 
 
-def scenarios(replicas: int, *, sealed: bool = False, max_age: int = 300) -> str:
+def scenarios(
+    replicas: int,
+    *,
+    sealed: bool = False,
+    max_age: int = 300,
+    commitments: str = "hmac-sha256",
+) -> str:
     """Return a scenarios file.
 
     Args:
         replicas: Of each segment.
         sealed: Unsealed as BentoML's own hop; see ``benchmarks.session``.
         max_age: Of evidence, seconds.
+        commitments: What bodies and tensors are committed to with.
     """
     return f"""version = 1
 minimum = "bench"
@@ -52,20 +60,22 @@ sealed = {str(sealed).lower()}
 deadline_ms = 60000
 grace_ms = 5000
 evidence_max_age_seconds = {max_age}
+commitments = "{commitments}"
 """
 
 
 def environment(variant: str, folder: Path) -> tuple[str, dict[str, str]]:
     """Return what to serve for a variant, and its environment."""
     plan = {"HOP_PLAN": str(folder / "plan")}
-    if not variant.startswith("secure"):
+    if not variant.startswith(("secure", "blake3")):
         call = {"floor": "local"}.get(variant, variant.partition("_")[2])
         return "benchmarks.hop_native:NativeEntry", {**plan, "HOP_CALL": call}
-    replicas = variant.partition("_")[2]
+    named, _, replicas = variant.partition("_")
+    scenario = {"secure": replicas}.get(named, named)
     return "benchmarks.hop_secure:Secure", {
         **plan,
         "HOP_REPLICAS": replicas,
-        "HOP_SCENARIOS": str(folder / f"scenarios-{replicas}.toml"),
+        "HOP_SCENARIOS": str(folder / f"scenarios-{scenario}.toml"),
         "BENTOML_SECURE_DEV_ROOT": str(folder / "root"),
     }
 
@@ -76,6 +86,8 @@ def prepare(folder: Path) -> None:
     create_dev_root(folder / "root", now=datetime.now(UTC))
     for replicas in (1, 3):
         (folder / f"scenarios-{replicas}.toml").write_text(scenarios(replicas))
+    text = scenarios(1, commitments="blake3-keyed")
+    (folder / "scenarios-blake3.toml").write_text(text)
 
 
 def run_variant(variant: str, folder: Path, sizes: list[str]) -> dict[str, Any]:
@@ -122,6 +134,7 @@ def figures(runs: dict[str, list[dict[str, Any]]], sizes: list[str]) -> dict[str
             rps = out[f"rps_secure_{replicas}_{CONCURRENT}_{size}"]
             out[f"p50_ratio{suffix}_{size}"] = hop / native
             out[f"rps_ratio{suffix}_{CONCURRENT}_{size}"] = rps / native_rps
+        out[f"blake3_p50_ratio_{size}"] = out[f"hop_ms_blake3_1_{size}"] / native
     if "64KiB" in sizes:
         out[f"rps_ratio_{CONCURRENT}"] = out[f"rps_ratio_{CONCURRENT}_64KiB"]
     out["errors"] = {
