@@ -85,6 +85,19 @@ def prove_chain(
     return costs
 
 
+def medians(rounds: Sequence[Sequence[Cost]]) -> list[Cost]:
+    """Return what each segment took, over rounds that something else ran between."""
+    return [
+        Cost(
+            cpu_seconds=statistics.median(cost.cpu_seconds for cost in costs),
+            wall_seconds=statistics.median(cost.wall_seconds for cost in costs),
+            peak_bytes=max(cost.peak_bytes for cost in costs),
+            proof=costs[-1].proof,
+        )
+        for costs in zip(*rounds, strict=True)
+    ]
+
+
 def verify_chain(
     built: Built, proofs: Sequence[SegmentProof], repetitions: int = 5
 ) -> float:
