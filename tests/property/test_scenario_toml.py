@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bentoml_secure.digest import Scheme
 from bentoml_secure.errors import ConfigurationError, SecureError
 from bentoml_secure.receipts.toml import write_toml
 from bentoml_secure.scenario import Independence, Proving, Scenario, parse_scenarios
@@ -42,6 +43,7 @@ def scenarios(draw: st.DrawFn, name: str, *, proving: bool = True) -> Scenario:
         independence=draw(st.sampled_from(Independence)),
         placement=draw(PLACEMENTS),
         sealed=draw(st.booleans()),
+        commitments=draw(st.sampled_from(Scheme)),
         **(draw(PROVING) if proving else {}),
     )
 
@@ -136,6 +138,7 @@ def test_anything_in_a_field_reads_back_or_is_refused(field: str, value: Any) ->
         "serve_proven": False,
         "challenge_rate": 0,
         "epoch_seconds": 60,
+        "commitments": "hmac-sha256",
         field: value,
     }
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bentoml_secure.attestation.evidence import VerifiedClaims
-from bentoml_secure.digest import Digest, digest_bytes, digest_json
+from bentoml_secure.digest import Digest, Scheme, digest_bytes, digest_json
 from bentoml_secure.errors import ConfigurationError, MalformedInputError
 from bentoml_secure.scenario import (
     MAX_SCENARIO_BYTES,
@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "serve_proven": False,
     "challenge_rate": 0,
     "epoch_seconds": 60,
+    "commitments": "hmac-sha256",
 }
 
 
@@ -81,11 +82,12 @@ def test_a_digest_is_that_of_the_document_in_every_field() -> None:
     changed += [scenario(quorum=3), scenario(deadline_ms=1), scenario(name="other")]
     changed += [scenario(evidence_max_age_seconds=1)]
     changed += [scenario(independence=one) for one in list(Independence)[1:]]
+    changed += [scenario(commitments=Scheme.BLAKE3)]
     changed += [
         scenario(placement={"0": ("tdx",)}),
         scenario(placement={"*": ("tdx",)}),
     ]
-    assert len({s.digest for s in [scenario(), *changed]}) == 11
+    assert len({s.digest for s in [scenario(), *changed]}) == 12
     for made in [scenario(), *changed[1:]]:
         assert Scenario.from_json(made.to_json()) == made
 

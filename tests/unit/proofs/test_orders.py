@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from bentoml_secure.digest import canonical_json, digest_json, parse_json
+from bentoml_secure.digest import Scheme, canonical_json, digest_json, parse_json
 from bentoml_secure.errors import MalformedInputError, SecureError, VerificationError
 from bentoml_secure.proofs import sealing
 from bentoml_secure.proofs.orders import (
@@ -49,6 +49,7 @@ def make_order(segment: int = 0, segments: int = 3, **changes: Any) -> Order:
         "plan": digest_json("plan"),
         "manifest": digest_json("manifest"),
         "nonce": "cd" * 32,
+        "scheme": Scheme.HMAC_SHA256,
         "priority": Priority.CRITICAL,
         "deadline": "2026-01-02T03:04:05.678Z",
         "salts": (b"i" * 32, b"o" * 32),
@@ -142,6 +143,7 @@ def test_an_order_holds_what_its_place_wants(
         ({"version": 2}, "version: got 2"),
         ({"version": True}, "version: got True"),
         ({"priority": "urgent"}, "priority: got 'urgent'"),
+        ({"scheme": "sha256"}, "scheme: got 'sha256', want one of hmac-sha256"),
         ({"nonce": ...}, "field 'nonce' is missing"),
         ({"more": 1}, "unknown field 'more'"),
         ({"about": {}}, "order about: field"),
