@@ -70,6 +70,7 @@ ONLY_IN = {
     "uvicorn": ("testing/",),
     "securesystemslib": ("signing.py",),
     "rfc8785": ("digest.py",),
+    "blake3": ("digest.py",),
     "dcap_qvl": ("attestation/tees/",),
     "cbor2": ("attestation/", "testing/"),
     "joserfc": ("attestation/results.py", "keys/"),
@@ -81,7 +82,7 @@ ONLY_IN = {
 
 # What users may install beside; the other extras are for working on this project.
 # (postgresql is not here: SQLAlchemy loads its driver by the name in a URL.)
-EXTRAS = ("torch", "tokens", "signing", "nvidia", "proofs", "ray")
+EXTRAS = ("torch", "tokens", "signing", "nvidia", "proofs", "ray", "fast")
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
