@@ -9,7 +9,7 @@ searched for: every circuit has 2**11 rows, and a proof takes about a CPU second
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.proofs.manifest import Manifest
 from bentoml_secure.proofs.proof import Parameters
 from bentoml_secure.proofs.setup import Demands, set_up
@@ -118,7 +119,11 @@ def proof_plan(folder: Path, *, segments: int = 2, activation: str = "Relu") -> 
 
 
 def proof_case(
-    folder: Path, *, segments: int = 2, srs: Path | None = None
+    folder: Path,
+    *,
+    segments: int = 2,
+    srs: Path | None = None,
+    link: Link = Link.HASHED,
 ) -> ProofCase:
     """Split the network and set proofs of it up.
 
@@ -126,7 +131,11 @@ def proof_case(
         folder: Of all that is made.
         segments: 1, 2 or 3.
         srs: Folder of structured reference strings that may be there already.
+        link: How boundaries between segments are stated.
     """
+    # Commitments take a longer salt, which is hashed at the ends and takes rows.
+    logrows = PARAMETERS.logrows + (link is Link.POLYCOMMIT)
+    parameters = replace(PARAMETERS, logrows=logrows)
     plan = proof_plan(folder / "plan", segments=segments)
     owner, samples = SigningKey.generate(), measurements(8)
     strings = srs or folder / "srs"
@@ -137,7 +146,10 @@ def proof_case(
         owner,
         strings,
         demands=Demands(
-            accuracy=ACCURACY, parameters=(PARAMETERS,) * segments, unsafe_srs=True
+            accuracy=ACCURACY,
+            parameters=(parameters,) * segments,
+            unsafe_srs=True,
+            link=link,
         ),
     )
     return ProofCase(

@@ -28,6 +28,7 @@ from bentoml_secure.digest import parse_json
 from bentoml_secure.errors import UnavailableError
 from bentoml_secure.proofs.jobs.job import JobKey, JobStatus, State
 from bentoml_secure.proofs.jobs.store import JobStore
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.receipts.attachments import parse_attachment
 from bentoml_secure.receipts.bundle import Bundle
 from bentoml_secure.receipts.proofs import PROOF, ProofRecord
@@ -51,10 +52,14 @@ _SEEDS = itertools.count(70_000)
 
 
 def proven_project(
-    folder: Path, *, segments: int = 2, replicas: int = 3
+    folder: Path,
+    *,
+    segments: int = 2,
+    replicas: int = 3,
+    link: Link = Link.HASHED,
 ) -> tuple[Project, ProofCase]:
     """Make a project that serves the small network, and its proof set-up."""
-    case = proof_case(folder / "owner", segments=segments)
+    case = proof_case(folder / "owner", segments=segments, link=link)
     project = Project(
         folder=folder / "project",
         model=folder / "owner" / "plan.onnx",
@@ -113,6 +118,7 @@ def write_proven_trust(
         manifest_signers=[case.manifest.signer_id],
         srs=[case.manifest.srs.digest],
         unsafe_srs=True,
+        polycommit_links=case.manifest.link is Link.POLYCOMMIT,
         challenge_auditors=auditors,
     )
     path = project.folder / "trust.toml"
@@ -266,6 +272,7 @@ def proving(
     segments: int = 2,
     replicas: int = 3,
     auditors: tuple[str, ...] = (),
+    link: Link = Link.HASHED,
 ) -> Iterator[Proving]:
     """Run a deployment that proves, until the context ends.
 
@@ -274,8 +281,11 @@ def proving(
         segments: Of the plan, 1 to 3.
         replicas: Of each segment, 1 or 3.
         auditors: Key ids of those whose nonces it takes.
+        link: How its proofs are linked.
     """
-    project, case = proven_project(folder, segments=segments, replicas=replicas)
+    project, case = proven_project(
+        folder, segments=segments, replicas=replicas, link=link
+    )
     configuration = configuration_of(project, case, replicas=replicas)
     trust = write_proven_trust(project, case, configuration, auditors=auditors)
     env = {AUDITORS: ",".join(auditors)} if auditors else {}

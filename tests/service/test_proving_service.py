@@ -28,6 +28,7 @@ from bentoml_secure.errors import (
     SecureError,
     UnavailableError,
 )
+from bentoml_secure.proofs.links import Link
 from bentoml_secure.receipts.epoch_root import EpochAuditor, parse_epoch_envelope
 from bentoml_secure.signing import SigningKey, VerificationKey
 from tests.harness import client_of
@@ -362,13 +363,18 @@ def until_judged(client: SecureClient, answer: Answer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("segments", [1, 3])
-def test_plans_of_other_lengths(tmp_path: Path, segments: int) -> None:
-    with proving(tmp_path, segments=segments, replicas=1) as running:
+@pytest.mark.parametrize(
+    ("segments", "link"), [(1, Link.HASHED), (3, Link.HASHED), (3, Link.POLYCOMMIT)]
+)
+def test_plans_of_other_lengths_and_links(
+    tmp_path: Path, segments: int, link: Link
+) -> None:
+    with proving(tmp_path, segments=segments, replicas=1, link=link) as running:
         with running.client("critical") as client:
             answer, features = running.ask(client)
             np.testing.assert_array_equal(scores_of(answer), running.expected(features))
             answer = running.confirmed(client, answer)
         assert answer.verdict.claims["proofs"]["verified"] == segments
+        assert answer.verdict.claims["proofs"]["links"] == link
         assert answer.verdict.claims["proof_opening"] == "checked"
         running.require_each_once(answer)
