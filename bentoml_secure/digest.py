@@ -21,7 +21,7 @@ import re
 import sys
 from collections.abc import Collection, Set
 from enum import StrEnum
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, TypeVar
 
 import rfc8785
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -31,6 +31,8 @@ from bentoml_secure.errors import MalformedInputError, MissingDependencyError
 
 Digest = NewType("Digest", str)
 """``<algorithm>:<hex>``."""
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 SALT_BYTES = 32
 NONCE_BYTES = 32
@@ -239,6 +241,19 @@ def parse_digest(
         want = " or ".join(f"{each}:<hex>" for each in sorted(accepted, reverse=True))
         raise MalformedInputError(f"{what}: got {text:.100}, want {want}")
     return Digest(text)
+
+
+def parse_choice(value: object, kinds: type[Choice], *, what: str) -> Choice:
+    """Return the member of an enumeration that ``value`` spells.
+
+    Raises:
+        MalformedInputError: None of them.
+    """
+    if not isinstance(value, str) or value not in tuple(kinds):
+        raise MalformedInputError(
+            f"{what}: got {value!r:.40}, want one of {', '.join(kinds)}"
+        )
+    return kinds(value)
 
 
 def parse_hex(text: object, *, what: str, length: int) -> bytes:

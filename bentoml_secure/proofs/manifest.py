@@ -23,6 +23,7 @@ from bentoml_secure.digest import (
     JSON,
     Digest,
     digest_json,
+    parse_choice,
     parse_digest,
     parse_json,
     require_fields,
@@ -292,7 +293,7 @@ class Manifest:
             backend=name(got["backend"], "manifest backend"),
             backend_version=name(got["backend_version"], "manifest backend_version"),
             plan=parse_digest(got["plan"], what="manifest plan", algorithm=JSON),
-            link=_link(got["link"]),
+            link=parse_choice(got["link"], Link, what="manifest link"),
             scale=whole(got["scale"], "manifest scale", 1, MAX_WHOLE),
             salt=SaltForm.from_json(got["salt"], what="manifest salt"),
             srs=SrsRecord.from_json(got["srs"], what="manifest srs"),
@@ -318,15 +319,6 @@ _FIELDS = (
     "segments",
     "signer",
 )
-
-
-def _link(value: object) -> Link:
-    known = [str(link) for link in Link]
-    if not isinstance(value, str) or value not in known:
-        raise MalformedInputError(
-            f"manifest link: got {value!r:.60}, want one of {', '.join(known)}"
-        )
-    return Link(value)
 
 
 def _require_chain(manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from bentoml_secure.digest import (
     JSON,
@@ -25,6 +25,7 @@ from bentoml_secure.digest import (
     Digest,
     Scheme,
     canonical_json,
+    parse_choice,
     parse_digest,
     parse_hex,
     parse_json,
@@ -64,9 +65,6 @@ _FIELDS = (
     "output_salts",
     "proven_salts",
 )
-
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Priority(StrEnum):
@@ -281,8 +279,8 @@ class Order:
             plan=got["plan"],
             manifest=got["manifest"],
             nonce=got["nonce"],
-            scheme=_one_of(Scheme, got["scheme"], "scheme"),
-            priority=_one_of(Priority, got["priority"], "priority"),
+            scheme=parse_choice(got["scheme"], Scheme, what="order scheme"),
+            priority=parse_choice(got["priority"], Priority, what="order priority"),
             deadline=got["deadline"],
             salts=_salts(got["salts"]),
             link_in=_key("link_in", got["link_in"]),
@@ -356,14 +354,6 @@ def _require_secret(name: str, value: bytes, length: int) -> None:
 def _require_length(name: str, length: int, most: int) -> None:
     if not 0 < length <= most:
         raise MalformedInputError(f"order {name}: got {length} bytes, want 1 to {most}")
-
-
-def _one_of(kind: type[_Choice], value: object, name: str) -> _Choice:
-    if not isinstance(value, str) or value not in tuple(kind):
-        raise MalformedInputError(
-            f"order {name}: got {value!r:.40}, want one of {', '.join(kind)}"
-        )
-    return kind(value)
 
 
 def _spelled(secret: bytes | None) -> str | None:

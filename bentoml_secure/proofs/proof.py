@@ -104,15 +104,16 @@ class Facts:
     @property
     def hashes(self) -> list[str]:
         """The proof's public instances, in order."""
-        return [fact for fact in self._all if not is_commitment(fact)]
+        return [fact for fact in self.stated if not is_commitment(fact)]
 
     @property
     def commitments(self) -> list[str]:
         """The proof's first points, in order."""
-        return [fact for fact in self._all if is_commitment(fact)]
+        return [fact for fact in self.stated if is_commitment(fact)]
 
     @property
-    def _all(self) -> tuple[str, str, str]:
+    def stated(self) -> tuple[str, str, str]:
+        """All three, in order."""
         return self.input, self.salt, self.output
 
     def to_json(self) -> dict[str, str]:

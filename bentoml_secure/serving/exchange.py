@@ -32,6 +32,7 @@ from bentoml_secure.digest import (
     Digest,
     Scheme,
     canonical_json,
+    parse_choice,
     parse_digest,
     parse_hex,
     parse_json,
@@ -60,8 +61,6 @@ MAX_REVEAL_BYTES = 256
 MAX_STATEMENT_BYTES = 768 * 1024
 CHUNK_BYTES = 256 * 1024
 LENGTH = struct.Struct(">I")
-
-_SCHEMES = tuple(scheme.value for scheme in Scheme)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +147,6 @@ class Exchange:
             signer = parse_digest(signer, what="exchange key_document", algorithm=JSON)
         if not isinstance(document["commit"], bool):
             raise MalformedInputError("exchange commit: want true or false")
-        if document["scheme"] not in _SCHEMES:
-            raise MalformedInputError(
-                f"exchange scheme: got {document['scheme']!r:.60}, want one of "
-                f"{', '.join(_SCHEMES)}"
-            )
         return cls(
             request_id=document["request_id"],
             nonce=document["nonce"],
@@ -168,7 +162,7 @@ class Exchange:
             output_salts=_parse_salts(document["output_salts"], "output_salts"),
             key_document=signer,
             commit=document["commit"],
-            scheme=Scheme(document["scheme"]),
+            scheme=parse_choice(document["scheme"], Scheme, what="exchange scheme"),
         )
 
 

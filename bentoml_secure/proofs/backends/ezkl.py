@@ -28,7 +28,6 @@ from bentoml_secure.proofs.field import is_commitment
 from bentoml_secure.proofs.links import HASHED, SPARE_ROWS, Ends, Link
 from bentoml_secure.proofs.manifest_fields import MAX_LOGROWS, whole
 from bentoml_secure.proofs.proof import (
-    FACTS,
     BoundaryValues,
     Contents,
     Facts,
@@ -227,11 +226,14 @@ class Ezkl:
         files: dict[str, Contents] = {"srs": verifier_file(srs)}
         # Each key once: a thousand proofs must not need as many files.
         keys: dict[VerificationKey, int] = {}
+        committed: list[list[bool]] = []
         given = []
         for number, (proof, key) in enumerate(proofs):
             index = keys.setdefault(key, len(keys))
-            files[f"settings{index}"], files[f"vk{index}"] = key.settings, key.key
-            _require_facts(proof, key, what=f"proof {number}")
+            if index == len(committed):
+                committed.append(_committed(key.settings))
+                files[f"settings{index}"], files[f"vk{index}"] = key.settings, key.key
+            _require_facts(proof, committed[index], what=f"proof {number}")
             given.append(
                 {
                     "instances": proof.facts.hashes,
@@ -292,14 +294,13 @@ def _committed(settings: bytes) -> list[bool]:
     return [of_input, of_input, run_args["output_visibility"] == said]
 
 
-def _require_facts(proof: SegmentProof, key: VerificationKey, *, what: str) -> None:
+def _require_facts(proof: SegmentProof, committed: list[bool], *, what: str) -> None:
     """Refuse facts of another kind than the circuit states, or that it does not.
 
     Instances are put to the proof as claimed. Its commitments stand in the proof, and
     are what it is verified of: those that are claimed have to be these.
     """
-    claimed = [getattr(proof.facts, name) for name in FACTS]
-    if [is_commitment(fact) for fact in claimed] != _committed(key.settings):
+    if [is_commitment(fact) for fact in proof.facts.stated] != committed:
         raise ProofError(
             f"{what}: does not state hashes and commitments as its circuit"
         )
